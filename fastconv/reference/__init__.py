@@ -1,0 +1,10 @@
+"""What every operation means: NumPy functions readable like the formula, Numba loops, and the cases that test them.
+
+Never imports torch: the truth stays independent.
+"""
+
+from __future__ import annotations
+
+from fastconv.reference import conv2d, max_pool2d
+
+__all__ = ["conv2d", "max_pool2d"]
