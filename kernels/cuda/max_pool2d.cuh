@@ -1,0 +1,124 @@
+// What the kernels of max_pool2d share: their parameters, and which thread works where.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "kernels/cuda/numeric.cuh"
+#include "kernels/max_pool2d.h"
+
+namespace fastconv {
+namespace cuda {
+
+constexpr int kPoolThreads = 256;
+
+// A MaxPool2dShape with the pointers, in the index type that the tensors need. Divisions and products of 64 bits cost
+// several times those of 32, so int64_t is only for what in_pieces cannot cut small enough.
+template <class Index>
+struct Pool {
+  const void* values;        // forward: input, backward: grad_output
+  void* result;              // forward: output, backward: grad_input
+  int64_t* indices;          // forward writes them, backward reads them
+  Index count;               // threads that have work
+  Index C, H, W, P, Q;       // C in units of a thread's channels
+  Index R, S, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
+  Index input[4], output[4], index_strides[4];
+  bool channels_last;        // neighbouring threads work on neighbouring channels, else on neighbouring columns
+};
+
+template <class Index>
+Pool<Index> pool_of(const MaxPool2dShape& shape, const void* values, void* result, int64_t* indices) {
+  const auto narrow = [](int64_t x) { return static_cast<Index>(x); };
+  const Window2d& window = shape.window;
+  Pool<Index> pool{};
+  pool.values = values;
+  pool.result = result;
+  pool.indices = indices;
+  pool.C = narrow(shape.C), pool.H = narrow(shape.H), pool.W = narrow(shape.W);
+  pool.P = narrow(shape.P), pool.Q = narrow(shape.Q);
+  pool.R = narrow(window.R), pool.S = narrow(window.S);
+  pool.stride_h = narrow(window.stride_h), pool.stride_w = narrow(window.stride_w);
+  pool.pad_h = narrow(window.pad_h), pool.pad_w = narrow(window.pad_w);
+  pool.dilation_h = narrow(window.dilation_h), pool.dilation_w = narrow(window.dilation_w);
+  for (int axis = 0; axis < 4; ++axis) {
+    pool.input[axis] = narrow(shape.input.s[axis]);
+    pool.output[axis] = narrow(shape.output.s[axis]);
+    pool.index_strides[axis] = indices == nullptr ? 0 : narrow(shape.indices.s[axis]);
+  }
+  pool.channels_last = shape.output.s[1] < shape.output.s[3];
+  return pool;
+}
+
+// Does every offset and every coordinate that a kernel computes fit 32 bits?
+inline bool fits_int32(const MaxPool2dShape& shape) {
+  const Window2d& window = shape.window;
+  constexpr int64_t kLimit = kInt32Limit / 2;  // sums of two such numbers still fit
+  const int64_t numbers[] = {
+      shape.N * shape.C * shape.P * shape.Q,
+      shape.N * shape.C * shape.H * shape.W,
+      reach(shape.input, shape.N, shape.C, shape.H, shape.W),
+      reach(shape.output, shape.N, shape.C, shape.P, shape.Q),
+      reach(shape.indices, shape.N, shape.C, shape.P, shape.Q),
+      shape.P * window.stride_h + window.pad_h,
+      shape.Q * window.stride_w + window.pad_w,
+      window.R * window.dilation_h,
+      window.S * window.dilation_w,
+  };
+  for (const int64_t number : numbers) {
+    if (number >= kLimit) return false;
+  }
+  return true;
+}
+
+inline int64_t offset_of(const Strides4& strides, int64_t n, int64_t c) {
+  return n * strides.s[0] + c * strides.s[1];
+}
+
+// Calls body(piece, first n, first c) for pieces of the batch, then of the channels, that fit_int32, or are one plane.
+template <class Body>
+const char* in_pieces(const MaxPool2dShape& shape, const Body& body, int64_t n = 0, int64_t c = 0) {
+  using Extent = int64_t MaxPool2dShape::*;
+  const Extent axis = shape.N > 1 ? &MaxPool2dShape::N : &MaxPool2dShape::C;
+  if (fits_int32(shape) || shape.*axis == 1) return body(shape, n, c);
+  MaxPool2dShape front = shape, back = shape;
+  front.*axis = shape.*axis / 2;
+  back.*axis -= front.*axis;
+  const char* error = in_pieces(front, body, n, c);
+  if (error != nullptr) return error;
+  return shape.N > 1 ? in_pieces(back, body, n + front.N, c) : in_pieces(back, body, n, c + front.C);
+}
+
+inline int64_t blocks_for(int64_t threads) { return (threads + kPoolThreads - 1) / kPoolThreads; }
+
+template <class Index>
+struct Place {
+  Index n, c, y, x;
+};
+
+// The thread's place in a tensor of [N, C, height, width], fastest axis first.
+template <class Index>
+__device__ __forceinline__ Place<Index> place_of(const Pool<Index>& pool, Index i, Index height, Index width) {
+  Place<Index> at;
+  if (pool.channels_last) {
+    at.c = i % pool.C;
+    i /= pool.C;
+  }
+  at.x = i % width;
+  i /= width;
+  at.y = i % height;
+  i /= height;
+  if (!pool.channels_last) {
+    at.c = i % pool.C;
+    i /= pool.C;
+  }
+  at.n = i;
+  return at;
+}
+
+template <class Index>
+__device__ __forceinline__ Index offset_of(const Index (&strides)[4], Index n, Index c, Index y, Index x) {
+  return n * strides[0] + c * strides[1] + y * strides[2] + x * strides[3];
+}
+
+}  // namespace cuda
+}  // namespace fastconv
