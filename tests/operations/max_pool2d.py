@@ -1,0 +1,226 @@
+"""max_pool2d, for the laws."""
+
+from typing import ClassVar
+
+import torch
+from hypothesis import strategies
+
+import fastconv
+from fastconv.reference import max_pool2d as reference
+
+from .base import FLOATING, Operation, at_least_one, pair
+from .mistakes import WrongCall, random_pair, random_tensor, wrong_pairs, wrong_tensors
+
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+class MaxPool2d(Operation):
+    name = "max_pool2d"
+    dtypes = FLOATING + INTEGERS
+    gradient_ops: ClassVar = {"input": "max_pool2d_backward"}
+    opinfo = "nn.functional.max_pool2d"
+    module = "MaxPool2d"
+
+    def shapes(self, case):
+        return {"input": case.input}
+
+    def options(self, case):
+        return {
+            "kernel_size": case.kernel_size,
+            "stride": case.stride,
+            "padding": case.padding,
+            "dilation": case.dilation,
+            "ceil_mode": case.ceil_mode,
+        }
+
+    def op_options(self, case):
+        options = self.options(case)
+        return options | {"stride": [] if case.stride is None else case.stride}
+
+    def reduction_lengths(self, case):
+        window = pair(case.kernel_size)
+        return {
+            "output": 1,
+            "input": window[0] * window[1],
+        }  # an element is the largest of at most R * S windows
+
+    def torch_doors(self, case):
+        functional, ops, options = fastconv.functional, torch.ops.fastconv, self.options(case)
+        modules = fastconv.MaxPool2d(*self.module_arguments(case)[0], return_indices=True)
+        doors = {
+            "functional, indices": lambda input: functional.max_pool2d(
+                input, **options, return_indices=True
+            ),
+            "functional.max_pool2d": lambda input: functional.max_pool2d(input, **options),
+            "functional.max_pool2d_with_indices": lambda input: functional.max_pool2d_with_indices(
+                input, **options
+            ),
+            "ops.max_pool2d": lambda input: ops.max_pool2d(input, **self.op_options(case)),
+            "ops.max_pool2d_with_indices": lambda input: ops.max_pool2d_with_indices(
+                input, **self.op_options(case)
+            ),
+            "module": lambda input: modules(input),
+        }
+        return {name: at_least_one(door) for name, door in doors.items()}
+
+    def witness(self, case, tensors):
+        return torch.nn.functional.max_pool2d(**tensors, **self.options(case), return_indices=True)
+
+    def reference(self, case, arrays):
+        return reference.max_pool2d_with_indices(**arrays, **self.options(case))
+
+    def reference_gradients(self, case, arrays, grad_output):
+        _, indices = self.reference(case, arrays)
+        return {"input": reference.max_pool2d_backward(grad_output, indices, case.input)}
+
+    def native_outputs(self, core, case, arrays):
+        return core.max_pool2d(**arrays, **self.options(case), return_indices=True)
+
+    def native_gradients(self, core, case, arrays, grad_output):
+        _, indices = self.native_outputs(core, case, arrays)
+        return {"input": core.max_pool2d_backward(grad_output, indices, case.input)}
+
+    def op_calls(self, case, tensors):
+        ops, options = torch.ops.fastconv, self.op_options(case)
+        calls = {
+            "max_pool2d": (ops.max_pool2d.default, (tensors["input"],), options),
+            "max_pool2d_with_indices": (
+                ops.max_pool2d_with_indices.default,
+                (tensors["input"],),
+                options,
+            ),
+        }
+        if tensors["input"].is_floating_point():
+            values, indices = self.witness(case, {"input": tensors["input"].detach()})
+            grad = torch.ones_like(values).requires_grad_(tensors["input"].requires_grad)
+            calls["max_pool2d_backward"] = (
+                ops.max_pool2d_backward.default,
+                (grad, indices, case.input),
+                {},
+            )
+        return calls
+
+    def module_arguments(self, case):
+        options = self.options(case)
+        return tuple(
+            options.pop(key) for key in ("kernel_size", "stride", "padding", "dilation")
+        ), options
+
+    def is_seen(self, case):
+        """torch's backward would write outside its memory for a window that lies in the padding altogether."""
+        _, indices = self.witness(case, self.tensors(case))
+        return bool((indices < case.input[-2] * case.input[-1]).all())
+
+    def leaves(self, case, dtype=torch.float64, seed=0):
+        """Distinct values, further apart than a finite difference: no window changes its choice."""
+        generator = torch.Generator().manual_seed(seed)
+        count = torch.Size(case.input).numel()
+        return ((torch.randperm(count, generator=generator).to(dtype) / 7).reshape(case.input),)
+
+    huge_dtype = torch.uint8
+
+    @property
+    def huge_case(self):
+        """A window of one pixel, whose last position is the input's last element."""
+        side = 2**15 + 1
+        return reference.MaxPool2dCase("huge", (1, 2, side, side), 1, stride=2**11)
+
+    def right_call(self):
+        return {
+            "input": torch.randn(2, 4, 8, 9),
+            "kernel_size": 3,
+            "stride": 2,
+            "padding": 1,
+            "dilation": 1,
+            "ceil_mode": False,
+        }
+
+    def wrong_calls(self):
+        return [
+            *wrong_tensors("input"),
+            *(
+                w
+                for name in ("kernel_size", "stride", "padding", "dilation")
+                for w in wrong_pairs(name)
+            ),
+            WrongCall("no input", input=None),
+            WrongCall("input of two axes", input=lambda x: x[0, 0]),
+            WrongCall("input of five axes", input=lambda x: x[None]),
+            WrongCall("no channels", input=torch.ones(2, 0, 8, 9)),
+            WrongCall("no rows", input=torch.ones(2, 4, 0, 9)),
+            WrongCall("no columns", input=torch.ones(2, 4, 8, 0)),
+            WrongCall("unbatched and no channels", input=torch.ones(0, 8, 9)),
+            WrongCall("empty batch without channels", input=torch.ones(0, 0, 8, 9)),
+            WrongCall("complex input", input=lambda x: x.cfloat()),
+            WrongCall("no kernel_size", kernel_size=None),
+            WrongCall("kernel_size of zero", kernel_size=0),
+            WrongCall("kernel_size of zero on one axis", kernel_size=(0, 3)),
+            WrongCall("kernel_size of zero, stride left out", kernel_size=0, stride=None),
+            WrongCall("kernel_size of no numbers", kernel_size=[]),
+            WrongCall("window larger than the input", kernel_size=12),
+            WrongCall("dilated window larger than the input", dilation=9),
+            WrongCall("huge kernel_size", kernel_size=2**62),
+            WrongCall("kernel_size of 2^31", kernel_size=2**31),
+            WrongCall("stride of zero", stride=0),
+            WrongCall("stride of zero on one axis", stride=(2, 0)),
+            WrongCall("huge stride", stride=2**62),
+            WrongCall("padding of more than half a window", padding=2),
+            WrongCall("padding of more than half a window on one axis", padding=(0, 2)),
+            WrongCall("huge padding", padding=2**62),
+            WrongCall("huge padding and kernel_size", kernel_size=2**62, padding=2**61),
+            WrongCall("dilation of zero", dilation=0),
+            WrongCall("dilation of zero on one axis", dilation=(1, 0)),
+            WrongCall("huge dilation", dilation=2**62),
+            WrongCall("dilation that overflows 32 bits", dilation=2**31 - 1),
+            WrongCall("ceil_mode is a number", ceil_mode=1),
+            WrongCall("ceil_mode is a word", ceil_mode="yes"),
+            WrongCall("ceil_mode is None", ceil_mode=None),
+        ]
+
+    def module_call(self, call):
+        return {name: value for name, value in call.items() if name != "input"}
+
+    def random_calls(self):
+        small = strategies.integers(-1, 3)
+        sizes = strategies.integers(0, 7)
+        return strategies.fixed_dictionaries(
+            {
+                "input": random_tensor(
+                    strategies.one_of(
+                        strategies.tuples(
+                            strategies.integers(0, 2), strategies.integers(1, 3), sizes, sizes
+                        ),
+                        strategies.lists(sizes, min_size=2, max_size=5),
+                    ),
+                    [
+                        torch.float32,
+                        torch.float32,
+                        torch.float64,
+                        torch.int64,
+                        torch.uint8,
+                        torch.bool,
+                    ],
+                ),
+                "kernel_size": random_pair(small),
+                "stride": random_pair(small),
+                "padding": random_pair(strategies.integers(-1, 1)),
+                "dilation": random_pair(small),
+                "ceil_mode": strategies.sampled_from([False, True, False, True, 1, None]),
+            }
+        )
+
+    def output_size(self, call):
+        window, padding, dilation = (
+            pair(call[name]) for name in ("kernel_size", "padding", "dilation")
+        )
+        stride = window if call["stride"] is None else pair(call["stride"])
+        spatial = []
+        for axis, extent in enumerate(call["input"].shape[-2:]):
+            room = extent + 2 * padding[axis] - dilation[axis] * (window[axis] - 1) - 1
+            count = (-(-room // stride[axis]) if call["ceil_mode"] else room // stride[axis]) + 1
+            hangs_over = (count - 1) * stride[axis] >= extent + padding[axis]
+            spatial.append(count - 1 if call["ceil_mode"] and hangs_over else count)
+        return (*call["input"].shape[:-2], *spatial)
+
+
+OPERATION = MaxPool2d()
