@@ -95,22 +95,23 @@ struct Place {
   Index n, c, y, x;
 };
 
+// Takes i % extent off i, which becomes i / extent.
+template <class Index>
+__device__ __forceinline__ Index take_axis(Index& i, Index extent) {
+  const Index rest = i / extent;
+  const Index index = i - rest * extent;
+  i = rest;
+  return index;
+}
+
 // The thread's place in a tensor of [N, C, height, width], fastest axis first.
 template <class Index>
 __device__ __forceinline__ Place<Index> place_of(const Pool<Index>& pool, Index i, Index height, Index width) {
   Place<Index> at;
-  if (pool.channels_last) {
-    at.c = i % pool.C;
-    i /= pool.C;
-  }
-  at.x = i % width;
-  i /= width;
-  at.y = i % height;
-  i /= height;
-  if (!pool.channels_last) {
-    at.c = i % pool.C;
-    i /= pool.C;
-  }
+  if (pool.channels_last) at.c = take_axis(i, pool.C);
+  at.x = take_axis(i, width);
+  at.y = take_axis(i, height);
+  if (!pool.channels_last) at.c = take_axis(i, pool.C);
   at.n = i;
   return at;
 }
