@@ -1,0 +1,40 @@
+"""fastconv: convolution and pooling for PyTorch, NumPy and CuPy, behind the interfaces that you already know.
+
+fastconv.Conv2d, fastconv.MaxPool2d      in place of torch.nn's
+fastconv.functional.conv2d, .max_pool2d  in place of torch.nn.functional's; take NumPy and CuPy arrays too
+fastconv.backend("numba")                who computes; also a context manager
+fastconv.show_config()                   what is in use
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastconv import _backend, _native
+from fastconv._backend import backend
+from fastconv._config import show_config
+from fastconv._torch_private import HAS_TORCH
+from fastconv._version import __version__
+
+_backend.start()
+
+from fastconv import functional, reference  # noqa: E402 (binds the ops that start() defines)
+
+if HAS_TORCH or TYPE_CHECKING:
+    from fastconv import nn
+    from fastconv.nn import Conv2d as Conv2d
+    from fastconv.nn import MaxPool2d as MaxPool2d
+
+__all__ = ["__version__", "backend", "functional", "nn", "reference", "show_config"]
+if HAS_TORCH:
+    __all__ += ["Conv2d", "MaxPool2d"]
+
+_native.warn_if_missing(_backend.fallback())
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Conv2d", "MaxPool2d", "nn") and not HAS_TORCH:
+        raise ImportError(
+            f"fastconv.{name} needs torch, which is not installed or disabled by FASTCONV_TORCH=0"
+        )
+    raise AttributeError(f"module 'fastconv' has no attribute {name!r}")

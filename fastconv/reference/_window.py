@@ -45,7 +45,9 @@ def batched(array: Array) -> Array:
 
 def widened(array: Array) -> Array:
     """What Numba can compile: float16 and bfloat16 as float32."""
-    return array.astype(np.float32) if array.dtype.itemsize == 2 and not is_integer(array) else array
+    return (
+        array.astype(np.float32) if array.dtype.itemsize == 2 and not is_integer(array) else array
+    )
 
 
 def is_integer(array: Array) -> bool:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from fastconv.reference._numba import parallel, prange
-from fastconv.reference._window import Array, IntPair, batched, is_integer, pair, widened
+from fastconv.reference._window import Array, IntPair, batched, pair, widened
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def max_pool2d_with_indices(
         h, w = rows.positions(r)[:, np.newaxis], columns.positions(s)
         inside = (h >= 0) & (h < rows.size) & (w >= 0) & (w < columns.size)
         values = input[..., h.clip(0, rows.size - 1), w.clip(0, columns.size - 1)]
-        taken = inside & ((values > best) | (values != values))
+        taken = inside & ((values > best) | np.isnan(values))
         best = np.where(taken, values, best)
         indices = np.where(taken, h * columns.size + w, indices)
     return best, np.array(indices, np.int64)
@@ -217,12 +217,14 @@ def _forward(image, output, indices, lowest, window, stride, padding, dilation):
                 first_h = h0 % dilation[0] if h0 < 0 else h0
                 first_w = w0 % dilation[1] if w0 < 0 else w0
                 best, index = lowest, first_h * W + first_w
-                for h in range(first_h, min(h0 + (window[0] - 1) * dilation[0] + 1, H), dilation[0]):
+                for h in range(
+                    first_h, min(h0 + (window[0] - 1) * dilation[0] + 1, H), dilation[0]
+                ):
                     for w in range(
                         first_w, min(w0 + (window[1] - 1) * dilation[1] + 1, W), dilation[1]
                     ):
                         value = image[n, c, h, w]
-                        if value > best or value != value:
+                        if value > best or np.isnan(value):
                             best, index = value, h * W + w
                 output[n, c, p, q] = best
                 indices[n, c, p, q] = index

@@ -1,0 +1,103 @@
+"""Constants of a call as its user wrote them, brought to the form of the op's schema.
+
+Raises what torch's own functions raise: TypeError for what is no integer (bool included), ValueError for what is no int64,
+RuntimeError for a wrong number of them.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+IntOrPair = Any  # int, or tuple or list of one or two
+
+
+def integer(op: str, name: str, value: Any) -> int:
+    """An int64."""
+    if type(value) is int:
+        number = value
+    elif isinstance(value, bool):
+        raise TypeError(f"{op}: expected {name} to be an int, got bool")
+    else:
+        try:
+            number = operator.index(value)
+        except (TypeError, ValueError):
+            kind = type(value).__name__
+            raise TypeError(f"{op}: expected {name} to be an int, got {kind}") from None
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{op}: expected {name} to be an int64, got {number}")
+    return number
+
+
+def one_or_two(op: str, name: str, value: IntOrPair) -> int | tuple[int, int]:
+    """An int if both are the same: the dispatcher reads it faster than a pair."""
+    if type(value) is int and -(2**63) <= value < 2**63:
+        return value
+    if isinstance(value, (tuple, list)):
+        if len(value) not in (1, 2):
+            raise RuntimeError(f"{op}: expected {name} of one or two ints, got {list(value)}")
+        # torch looks for a bool in the first place alone.
+        first, *second = value
+        a = integer(op, name, first)
+        b = (
+            integer(op, name, int(second[0]) if type(second[0]) is bool else second[0])
+            if second
+            else a
+        )
+        return a if a == b else (a, b)
+    return integer(op, name, value)
+
+
+def conv2d_geometry(
+    op: str, weight_size: Any, stride: Any, padding: Any, dilation: Any, groups: Any
+) -> tuple[Any, ...]:
+    """(stride, padding, dilation, groups) for the op, without trailing defaults; 'same' and 'valid' resolved."""
+    stride = one_or_two(op, "stride", stride)
+    dilation = one_or_two(op, "dilation", dilation)
+    groups = integer(op, "groups", groups)
+    if isinstance(padding, str):
+        padding = _named_padding(op, weight_size, stride, padding, dilation)
+    else:
+        padding = one_or_two(op, "padding", padding)
+    if groups != 1:
+        return stride, padding, dilation, groups
+    if dilation != 1:
+        return stride, padding, dilation
+    return (stride, padding) if padding != 0 else (stride,) if stride != 1 else ()
+
+
+def _named_padding(op: str, weight_size: Any, stride: Any, padding: str, dilation: Any) -> Any:
+    if padding == "valid":
+        return 0
+    if padding != "same":
+        raise RuntimeError(f"{op}: expected padding 'same', 'valid' or ints, got {padding!r}")
+    if stride != 1:
+        raise RuntimeError(f"{op}: expected stride 1 with padding='same', got {stride}")
+    dilations = (dilation, dilation) if isinstance(dilation, int) else dilation
+    sides: list[int] = []
+    for taps, distance in zip(weight_size[-2:], dilations, strict=True):
+        total = distance * (taps - 1)
+        sides += (total // 2, total - total // 2)  # an odd one goes behind, as in torch
+    top, bottom, left, right = sides
+    return (top, left) if (top, left) == (bottom, right) else (top, bottom, left, right)
+
+
+def max_pool2d_window(
+    op: str, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any
+) -> tuple[Any, ...]:
+    """(kernel_size, stride, padding, dilation, ceil_mode) for the op, without trailing defaults."""
+    kernel_size = one_or_two(op, "kernel_size", kernel_size)
+    empty = stride is None or (isinstance(stride, (tuple, list)) and not stride)
+    stride = kernel_size if empty else one_or_two(op, "stride", stride)
+    padding = one_or_two(op, "padding", padding)
+    dilation = one_or_two(op, "dilation", dilation)
+    if type(ceil_mode) is not bool:
+        kind = type(ceil_mode).__name__
+        raise TypeError(f"{op}: expected ceil_mode to be a bool, got {kind}")
+    if ceil_mode:
+        return kernel_size, stride, padding, dilation, ceil_mode
+    if dilation != 1:
+        return kernel_size, stride, padding, dilation
+    if padding != 0:
+        return kernel_size, stride, padding
+    return (kernel_size, stride) if stride != kernel_size else (kernel_size,)

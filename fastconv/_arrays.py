@@ -1,0 +1,82 @@
+"""The NumPy side: NumPy, CuPy and any DLPack array in, the same kind out. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fastconv import _backend
+from fastconv._torch_private import torch
+from fastconv.ops._check import dtype_name
+from fastconv.ops._define import OPS
+
+_SUPPORTED_KINDS = "biufcV"  # V: bfloat16 of ml_dtypes
+
+
+def call(name: str, *arguments: Any) -> Any:
+    """Runs the op ``name`` on arrays with the backend in use."""
+    op = OPS[name]
+    arrays = tuple(_checked(name, value) for value in arguments[: op.tensors])
+    dtype = dtype_name(arrays[0])
+    if dtype not in op.dtypes:
+        raise NotImplementedError(
+            f"{name}: expected a dtype of {', '.join(sorted(op.dtypes))}, got {dtype}"
+        )
+    legal = (*arrays, *arguments[op.tensors :])
+    op.outputs(*legal)
+    results = _function(op)(*legal)
+    return _like(arguments[0], results)
+
+
+def _function(op: Any) -> Callable[..., Any]:
+    if _backend.current != "torch":
+        from fastconv.ops._kernels import reference
+
+        return reference(op, _backend.current)
+
+    def by_torch(*arguments: Any) -> Any:
+        tensors = (
+            torch.from_numpy(np.ascontiguousarray(value))
+            if isinstance(value, np.ndarray)
+            else value
+            for value in arguments
+        )
+        result = op.torch(*tensors)
+        if isinstance(result, tuple):
+            return tuple(tensor.numpy() for tensor in result)
+        return result.numpy()
+
+    return by_torch
+
+
+def expect_array(op: str, name: str, value: Any) -> None:
+    """Raises TypeError, as torch does for what is no tensor, unless ``value`` is an array."""
+    if not isinstance(value, np.ndarray) and not hasattr(value, "__dlpack__"):
+        raise TypeError(
+            f"{op}: expected {name} to be a torch tensor, a NumPy array or a DLPack array, "
+            f"got {type(value).__name__}"
+        )
+
+
+def _checked(op: str, value: Any) -> Any:
+    """As NumPy array of native byte order; the errors are those of torch.from_numpy."""
+    if value is None:
+        return None
+    expect_array(op, "every array", value)
+    array = value if isinstance(value, np.ndarray) else np.from_dlpack(value)
+    if array.dtype.kind not in _SUPPORTED_KINDS or array.dtype.names is not None:
+        raise TypeError(f"{op}: expected an array of numbers, got dtype {array.dtype}")
+    if not array.dtype.isnative:
+        raise ValueError(f"{op}: expected native byte order, got dtype {array.dtype.str}")
+    return array
+
+
+def _like(first: Any, results: Any) -> Any:
+    """NumPy results as the kind of array that ``first`` is."""
+    if isinstance(first, np.ndarray):
+        return results
+    if isinstance(results, tuple):
+        return tuple(_like(first, result) for result in results)
+    return first.__array_namespace__().from_dlpack(results)

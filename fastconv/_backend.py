@@ -1,0 +1,133 @@
+"""Who computes: ``fastconv.backend(name)`` for the whole process.
+
+* native: the compiled kernels. * numba: compiled Python loops. * numpy: the reference. * torch: torch's own functions.
+
+For torch tensors the switch is torch's own dispatch table: a backend registers its Python kernels over the compiled ones, so
+that eager calls, compiled graphs and autograd obey it alike.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from types import TracebackType
+from typing import Any
+
+from fastconv import _native
+from fastconv._torch_private import HAS_TORCH, KernelTable
+
+NAMES = ("native", "numba", "numpy", "torch")
+
+_lock = threading.RLock()
+_table: KernelTable | None = None  # the Python kernels in force; None when the compiled ones serve
+current = ""
+# fastconv._core while it serves NumPy and DLPack arrays.
+array_core: Any = None
+
+
+class Switch:
+    """What :func:`backend` returns: leaving its ``with`` block restores the backend that was in use before the call."""
+
+    def __init__(self, before: str) -> None:
+        self._before = before
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        use(self._before)
+
+
+def use(name: str) -> None:
+    """Makes ``name`` serve every call of the process."""
+    global _table, current, array_core
+    if name not in NAMES:
+        raise ValueError(f"backend: expected one of {', '.join(NAMES)}, got {name!r}")
+    if name == "native" and _native.core is None:
+        raise RuntimeError(f"backend: expected the compiled part, got none ({_native.failure})")
+    if name == "torch" and not HAS_TORCH:
+        raise RuntimeError("backend: expected torch to be installed, got none")
+    if name == "numba" and not _has_numba():
+        raise RuntimeError("backend: expected Numba to be installed, got none")
+    with _lock:
+        if name == current:
+            return
+        if _table is not None:
+            _table.close()
+            _table = None
+        if HAS_TORCH and not (name == "native" and _native.torch_is_loaded):
+            _table = _python_kernels(name)
+        current = name
+        array_core = _native.core if name == "native" else None
+
+
+def serves_cuda() -> bool:
+    """Whether calls on CUDA tensors end in fastconv: in its kernels, or in the error of a backend without any."""
+    if current == "native" and _native.core is not None:
+        return bool(_native.core.cuda_archs()) and _native.core.cuda_device_count() > 0
+    return True
+
+
+def _python_kernels(name: str) -> KernelTable:
+    from fastconv.ops._define import OPS
+    from fastconv.ops._kernels import make_kernel
+
+    if name == "native":  # there is _core, but no _torch
+        name = fallback()
+    table = KernelTable("fastconv")
+    for op in OPS.values():
+        for device in ("CPU", "CUDA"):
+            table.register(op.name, make_kernel(op, name, device), device)
+    return table
+
+
+def fallback() -> str:
+    """Who serves when the compiled part does not."""
+    return "numba" if _has_numba() else "numpy"
+
+
+def _has_numba() -> bool:
+    return importlib.util.find_spec("numba") is not None
+
+
+def backend(name: str | None = None) -> str | Switch:
+    """Tells or sets who computes, for the whole process.
+
+    Args:
+        name: ``"native"`` (compiled kernels), ``"numba"``, ``"numpy"`` or ``"torch"``; None to ask only.
+
+    Returns:
+        The current name if asked; else a context manager that restores the former backend.
+
+    Raises:
+        ValueError: unknown name.
+        RuntimeError: the backend is not available.
+
+    Example:
+        >>> import fastconv
+        >>> before = fastconv.backend()
+        >>> with fastconv.backend("numpy"):
+        ...     print(fastconv.backend())
+        numpy
+        >>> fastconv.backend() == before
+        True
+    """
+    if name is None:
+        return current
+    switch = Switch(current)
+    use(name)
+    return switch
+
+
+def start() -> None:
+    """Loads the compiled part; its absence is one warning."""
+    _native.load_core()
+    import fastconv.ops  # noqa: F401 (defines the schemas that the compiled kernels need)
+
+    _native.load_torch_library()
+    use("native" if _native.core is not None else fallback())

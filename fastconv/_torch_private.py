@@ -1,0 +1,98 @@
+"""torch, if it is there, and every private name of it that fastconv uses, each with what replaces it when it is gone.
+
+Checked on torch 2.10, 2.13 and 2.15. ``torch`` is None when it is not installed or ``FASTCONV_TORCH=0``: then the NumPy
+side of fastconv works alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    import torch.autograd.forward_ad as forward_ad
+
+    HAS_TORCH = True
+else:
+    torch: ModuleType | None = None
+    if os.environ.get("FASTCONV_TORCH", "1") != "0":
+        with contextlib.suppress(ModuleNotFoundError):
+            import torch
+            import torch.autograd.forward_ad as forward_ad
+    HAS_TORCH = torch is not None
+
+
+def _never() -> bool:
+    return False
+
+
+def _private(name: str, otherwise: Any) -> Any:
+    return getattr(torch._C, name, otherwise) if HAS_TORCH else otherwise
+
+
+def _any_requires_grad_slowly(*values: Any) -> bool:
+    return any(isinstance(value, torch.Tensor) and value.requires_grad for value in values)
+
+
+functorch_is_active: Callable[[], bool] = _private("_are_functorch_transforms_active", _never)
+autocast_is_active: Callable[[], bool] = _private("_is_any_autocast_enabled", _never)
+dispatch_modes: Callable[[], int] = _private("_len_torch_dispatch_stack", _never)
+is_tracing: Callable[[], bool] = _private("_is_tracing", _never)
+any_requires_grad: Callable[..., bool] = _private("_any_requires_grad", _any_requires_grad_slowly)
+# Without the guard the op's Autograd kernel runs, to no effect: slower, not wrong.
+BelowAutograd: Callable[[], contextlib.AbstractContextManager[Any]] = _private(
+    "_AutoDispatchBelowAutograd", contextlib.nullcontext
+)
+
+
+def forward_ad_is_active() -> bool:
+    """Whether forward-mode differentiation is on, outside of functorch."""
+    return bool(getattr(forward_ad, "_current_level", -1) >= 0)
+
+
+def plain_function() -> Any:
+    """The base of an autograd.Function that is called outside of functorch: its ``apply`` is C++ alone.
+
+    ``Function.apply`` adds 1.5 us to every call (torch 2.13) for the functorch cases.
+    """
+    return getattr(torch.autograd.function, "_SingleLevelFunction", torch.autograd.Function)
+
+
+def raw_call(overload: Any) -> Callable[..., Any]:
+    """The C function behind an ``OpOverload``: saves one Python frame per call."""
+    return getattr(overload, "_op", overload)  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def without_autocast(device_type: str) -> Iterator[None]:
+    """Calls inside skip the Autocast kernels of that device."""
+    key = getattr(torch._C.DispatchKey, f"Autocast{device_type}")
+    with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
+        yield
+
+
+class KernelTable:
+    """Python kernels registered over the compiled ones, for as long as the object is not closed."""
+
+    def __init__(self, namespace: str) -> None:
+        self._library = torch.library.Library(namespace, "IMPL")  # noqa: TOR901 (closed by us)
+
+    def register(self, name: str, kernel: Callable[..., Any], key: str) -> None:
+        """Makes ``kernel`` serve the op ``name`` for tensors of dispatch key ``key``."""
+        with (
+            warnings.catch_warnings()
+        ):  # torch warns that a kernel hides another: that is what we want
+            warnings.simplefilter("ignore")
+            self._library.impl(name, kernel, key)
+
+    def close(self) -> None:
+        """The kernels below serve again."""
+        destroy = getattr(self._library, "_destroy", None)
+        if destroy is not None:
+            destroy()
+        del self._library

@@ -1,0 +1,43 @@
+"""Conv2d: torch.nn.Conv2d with fastconv's kernels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from fastconv.functional import conv2d
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Conv2d(torch.nn.Conv2d):
+    """A drop-in for ``torch.nn.Conv2d``: same arguments, initialisation, ``state_dict``, ``repr`` and padding modes.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+            as for ``torch.nn.Conv2d``.
+
+    Shape: [N, C, H, W] or [C, H, W] to [N, K, P, Q] or [K, P, Q].
+
+    Raises:
+        ValueError: channels that groups do not divide, an unknown padding or padding_mode.
+
+    Example:
+        >>> import torch
+        >>> import fastconv
+        >>> layer = fastconv.Conv2d(3, 16, kernel_size=3, padding=1)
+        >>> layer(torch.randn(2, 3, 32, 32)).shape
+        torch.Size([2, 16, 32, 32])
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.padding_mode == "zeros":
+            return conv2d(
+                input, weight, bias, self.stride, self.padding, self.dilation, self.groups
+            )
+        padded = torch.nn.functional.pad(
+            input, self._reversed_padding_repeated_twice, mode=self.padding_mode
+        )
+        return conv2d(padded, weight, bias, self.stride, 0, self.dilation, self.groups)

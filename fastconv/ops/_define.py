@@ -1,0 +1,149 @@
+"""What an operation is, and how its declaration becomes a torch custom op.
+
+An operation is a subclass of :class:`Op` in one short file. It says what the op means to torch (schema, laws, shapes,
+derivative, batching rule); :func:`define` derives everything else from that: fake kernel, autograd in its three forms,
+autocast, vmap, flop count, fallback kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from fastconv import _torch_private as private
+from fastconv._torch_private import HAS_TORCH, torch
+from fastconv.ops._check import Output
+from fastconv.ops._layout import empty
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Grads = tuple["Tensor | None", ...]
+Unfold = Callable[[Any], Any]
+
+OPS: dict[str, Op] = {}  # by name, in the order of definition
+
+
+class Op:
+    """One operation. Arguments come as in the schema: tensors first, then constants; trailing defaults may be absent."""
+
+    schema: ClassVar[str]
+    family: ClassVar[str]  # the module of fastconv.reference that holds <name> and <name>_numba
+    dtypes: ClassVar[frozenset[str]]
+    autocast: ClassVar[bool] = False  # run in the lower precision of torch.autocast
+    integer_outputs: ClassVar[tuple[int, ...]] = ()  # results without a derivative
+
+    call: Callable[
+        ..., Any
+    ]  # what Python code calls: the cheapest correct way for the state torch is in
+    overload: Any  # torch.ops.fastconv.<name>.default
+    torch_dtypes: frozenset[Any]
+
+    def __init__(self) -> None:
+        self.name, _, rest = self.schema.partition("(")
+        arguments, _, _ = rest.partition(")")
+        self.tensors = sum(text.strip().startswith("Tensor") for text in arguments.split(","))
+
+    def outputs(self, *arguments: Any) -> tuple[Output, ...]:
+        """Checks every law of the call and says what it returns. Raises RuntimeError."""
+        raise NotImplementedError
+
+    def torch(self, *arguments: Any) -> Any:
+        """The same by torch's own functions."""
+        raise NotImplementedError
+
+    def remember(
+        self, inputs: tuple[Any, ...], result: Any
+    ) -> tuple[Sequence[Any], tuple[Any, ...]]:
+        """(tensors, constants) that the derivative will need."""
+        return inputs[: self.tensors], inputs[self.tensors :]
+
+    def backward(
+        self, needs: Sequence[bool], grad: Tensor, tensors: Sequence[Any], constants: Sequence[Any]
+    ) -> Grads:
+        """The gradient by each tensor argument, from that by the first result; None where not needed."""
+        raise NotImplementedError
+
+    def jvp(
+        self, tangents: Sequence[Any], tensors: Sequence[Any], constants: Sequence[Any]
+    ) -> Tensor | None:
+        """The directional derivative of the first result, from the tangents of the tensor arguments (or None)."""
+        raise NotImplementedError
+
+    def fold(
+        self, batch: int, dims: Sequence[int | None], *arguments: Any
+    ) -> tuple[tuple[Any, ...], Unfold]:
+        """vmap: (arguments of one call that does the whole batch, its result -> the results stacked on axis 0)."""
+        raise NotImplementedError
+
+    def flops(self, *shapes: Any, **keywords: Any) -> int:
+        """Floating-point operations, from the shapes of the tensors (torch.utils.flop_counter)."""
+        return 0
+
+
+def define(declaration: type[Op]) -> Op:
+    """Makes the declared op known to fastconv and to torch."""
+    op = declaration()
+    OPS[op.name] = op
+    if HAS_TORCH:
+        _register(op)
+    return op
+
+
+if HAS_TORCH:
+    _LIBRARY = torch.library.Library("fastconv", "DEF")  # noqa: TOR901 (lives as long as the process)
+
+
+def _register(op: Op) -> None:
+    from fastconv.ops._autograd import eager, register_autograd, stacked
+
+    _LIBRARY.define(op.schema)
+    op.torch_dtypes = frozenset(getattr(torch, name) for name in op.dtypes)
+    op.overload = getattr(torch.ops.fastconv, op.name).default
+    qualified_name = f"fastconv::{op.name}"
+
+    def fake(*arguments: Any) -> Any:
+        return allocate(op, *arguments)
+
+    def batched(info: Any, dims: Any, *arguments: Any) -> Any:
+        folded, unfold = op.fold(info.batch_size, dims, *arguments)
+        return stacked(unfold(op.overload(*folded)))
+
+    torch.library.register_fake(qualified_name, fake, lib=_LIBRARY)
+    torch.library.register_vmap(qualified_name, batched, lib=_LIBRARY)
+    register_autograd(op, _LIBRARY)
+    if op.autocast:
+        _register_autocast(op)
+    op.call = eager(op)
+
+
+def allocate(op: Op, *arguments: Any) -> Any:
+    """Checks the call; returns its results with unspecified elements."""
+    results = tuple(empty(output, arguments[0]) for output in op.outputs(*arguments))
+    return results if len(results) > 1 else results[0]
+
+
+def _register_autocast(op: Op) -> None:
+    for device in ("CPU", "CUDA"):
+
+        def lowered(*arguments: Any, device: str = device) -> Any:
+            with private.without_autocast(device):
+                return op.overload(*to_autocast_dtype(arguments, device.lower()))
+
+        _LIBRARY.impl(op.name, lowered, f"Autocast{device}")
+
+
+def to_autocast_dtype(arguments: tuple[Any, ...], device: str) -> tuple[Any, ...]:
+    """torch's rule for lower-precision ops: floating tensors of that device, but float64, are cast."""
+    dtype = torch.get_autocast_dtype(device)
+
+    def lowered(value: Any) -> Any:
+        eligible = (
+            isinstance(value, torch.Tensor)
+            and value.is_floating_point()
+            and value.dtype != torch.float64
+            and value.device.type == device
+        )
+        return value.to(dtype) if eligible else value
+
+    return tuple(cast("tuple[Any, ...]", map(lowered, arguments)))
