@@ -15,6 +15,7 @@
 #include <cstdint>
 
 #include "kernels/conv2d.h"
+#include "kernels/cuda/numeric.cuh"
 
 namespace fastconv {
 namespace cuda {
@@ -49,9 +50,10 @@ __host__ __device__ constexpr int64_t phases_of(const Axis& axis, bool transpose
   return !transposed ? 1 : axis.stride < axis.dest ? axis.stride : axis.dest;
 }
 
-__host__ __device__ constexpr int64_t greatest_common_divisor(int64_t a, int64_t b) {
+template <class Index>
+__host__ __device__ constexpr Index greatest_common_divisor(Index a, Index b) {
   while (b != 0) {
-    const int64_t rest = a % b;
+    const Index rest = a - quotient(a, b) * b;
     a = b;
     b = rest;
   }
@@ -65,21 +67,20 @@ __host__ __device__ constexpr Phase<Index> phase_of(const Axis& axis, bool trans
   const Index dest = static_cast<Index>(axis.dest);
   if (!transposed) return {0, 1, dest, -pad, stride, dilation, 0, 1, taps};
   if (stride == 1) return {0, 1, dest, pad, 1, -dilation, 0, 1, taps};
-  const Index tap_step = stride / static_cast<Index>(greatest_common_divisor(stride, dilation));
-  Index first_tap = 0;
-  while (first_tap < taps && first_tap < tap_step && (phase + pad - first_tap * dilation) % stride != 0) ++first_tap;
-  const bool none = first_tap >= taps || first_tap >= tap_step;
-  return {phase,
-          stride,
-          (dest - phase + stride - 1) / stride,
-          none ? 0 : (phase + pad - first_tap * dilation) / stride,
-          1,
-          none ? 0 : -(tap_step * dilation / stride),
-          first_tap,
-          tap_step,
-          none ? 0 : (taps - first_tap + tap_step - 1) / tap_step};
-}
+  const Index tap_step = quotient(stride, greatest_common_divisor(stride, dilation));
 
+  // The first tap that reaches this phase: row r * dilation lies `above` rows, a multiple of the stride, above it
+  Index first_tap = 0;
+  Index above = phase + pad;
+  const auto reaches = [&] { return above >= 0 ? above == quotient(above, stride) * stride
+                                               : -above == quotient(-above, stride) * stride; };
+  while (first_tap < taps && first_tap < tap_step && !reaches()) ++first_tap, above -= dilation;
+  const Index count = quotient(dest - phase + stride - 1, stride);
+  if (first_tap >= taps || first_tap >= tap_step) return {phase, stride, count, 0, 1, 0, 0, 1, 0};
+  const Index first_source = above >= 0 ? quotient(above, stride) : -quotient(-above, stride);
+  const Index move = quotient(tap_step * dilation, stride);
+  return {phase, stride, count, first_source, 1, -move, first_tap, tap_step, quotient(taps - first_tap + tap_step - 1, tap_step)};
+}
 
 // One thread per few elements, for groups of few channels and for extents beyond 32 bits: conv2d_direct.cu.
 const char* correlate_direct(DType dtype, const Correlation& correlation, void* stream);

@@ -11,6 +11,7 @@ namespace fastconv {
 namespace cuda {
 
 constexpr int kPoolThreads = 256;
+constexpr int kPoolBlocks = 4;  // per multiprocessor: leaves 64 registers, below which some kernels spill
 
 // A MaxPool2dShape with the pointers, in the index type that the tensors need. Divisions and products of 64 bits cost
 // several times those of 32, so int64_t is only for what in_pieces cannot cut small enough.
@@ -94,15 +95,6 @@ template <class Index>
 struct Place {
   Index n, c, y, x;
 };
-
-// Takes i % extent off i, which becomes i / extent.
-template <class Index>
-__device__ __forceinline__ Index take_axis(Index& i, Index extent) {
-  const Index rest = i / extent;
-  const Index index = i - rest * extent;
-  i = rest;
-  return index;
-}
 
 // The thread's place in a tensor of [N, C, height, width], fastest axis first.
 template <class Index>

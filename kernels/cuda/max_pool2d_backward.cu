@@ -4,11 +4,11 @@
 //
 // Letters: kernels/max_pool2d.h.
 //
-// When the shape names the window (R >= 1), only the windows that cover h, w can have taken it:
+// When the shape names a window of more than one element, only the windows that cover h, w can have taken it:
 //   max_pool2d_backward_channels_kernel: one thread = 16 bytes of neighbouring channels of one input pixel.
 //   max_pool2d_backward_columns_kernel: one thread = kLanes neighbouring columns of one input row, any layout if 1.
 //   Cost: ceil(R / stride_h) * ceil(S / stride_w) indices per element, from L1 but for the first touch.
-// When it does not (R == 0), an index may lie anywhere:
+// When it does not (R * S <= 1: whoever calls knows the indices alone), an index may lie anywhere:
 //   max_pool2d_backward_scan_kernel: one block = 32 planes (n,c) x a band of input positions whose sums are in shared
 //   memory; one thread = one plane, whose indices it reads from first to last.
 //   Cost: every index is read ceil(H * W / band) times.
@@ -32,8 +32,8 @@ template <class Index>
 __device__ __forceinline__ Windows<Index> windows_over(Index first, Index last, Index taps, Index stride, Index pad,
                                                        Index dilation, Index outputs) {
   const Index behind = first + pad - (taps - 1) * dilation;
-  const Index begin = behind <= 0 ? 0 : (behind + stride - 1) / stride;
-  const Index end = (last + pad) / stride + 1;
+  const Index begin = behind <= 0 ? 0 : quotient(behind + stride - 1, stride);
+  const Index end = quotient(last + pad, stride) + 1;
   return {begin, end < outputs ? end : outputs};
 }
 
@@ -46,7 +46,7 @@ __device__ __forceinline__ void store_sums(T* to, const Wide<T> (&sums)[kLanes])
 }
 
 template <class T, class Index>
-__global__ void __launch_bounds__(kPoolThreads) max_pool2d_backward_channels_kernel(const Pool<Index> pool) {
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks) max_pool2d_backward_channels_kernel(const Pool<Index> pool) {
   constexpr int kLanes = kVectorLanes<T>;
 
   // Which input pixel, and the windows over it
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kPoolThreads) max_pool2d_backward_channels_ker
 }
 
 template <class T, int kLanes, class Index>
-__global__ void __launch_bounds__(kPoolThreads) max_pool2d_backward_columns_kernel(const Pool<Index> pool) {
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks) max_pool2d_backward_columns_kernel(const Pool<Index> pool) {
   // Which input columns, and the windows over them
   const int64_t thread = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
   if (thread >= pool.count) return;
@@ -127,10 +127,11 @@ __global__ void __launch_bounds__(kScanPlanes) max_pool2d_backward_scan_kernel(c
   const MaxPool2dShape& shape = scan.shape;
 
   // Which plane and which band
-  const int64_t plane = blockIdx.x / scan.bands * kScanPlanes + threadIdx.x;
-  if (plane >= shape.N * shape.C) return;
-  const int64_t n = plane / shape.C, c = plane % shape.C;
-  const int64_t first = blockIdx.x % scan.bands * kScanBand<T>;
+  int64_t block = blockIdx.x;
+  const int64_t first = take_axis(block, scan.bands) * kScanBand<T>;
+  int64_t n = block * kScanPlanes + threadIdx.x;
+  const int64_t c = take_axis(n, shape.C);
+  if (n >= shape.N) return;
   const int64_t rest = shape.H * shape.W - first;
   const int64_t positions = rest < kScanBand<T> ? rest : kScanBand<T>;
 
@@ -151,7 +152,7 @@ __global__ void __launch_bounds__(kScanPlanes) max_pool2d_backward_scan_kernel(c
 
   // Write the band
   T* result = static_cast<T*>(scan.grad_input) + n * shape.input.s[0] + c * shape.input.s[1];
-  int64_t h = first / shape.W, w = first % shape.W;
+  int64_t h = first, w = take_axis(h, shape.W);
   for (int64_t i = 0; i < positions; ++i) {
     result[h * shape.input.s[2] + w * shape.input.s[3]] = Narrow<T>::from(sums[i * kScanPlanes]);
     if (++w == shape.W) w = 0, ++h;
@@ -214,7 +215,7 @@ const char* max_pool2d_backward(const MaxPool2dShape& shape, const void* grad_ou
     void* piece_input = static_cast<char*>(grad_input) + offset_of(shape.input, n, c) * bytes;
     return with_floating(shape.dtype, [&](auto tag) {
       using T = typename decltype(tag)::Type;
-      return shape.window.R < 1 ? backward_scan<T>(piece, piece_output, piece_indices, piece_input, stream)
+      return shape.window.R * shape.window.S <= 1 ? backward_scan<T>(piece, piece_output, piece_indices, piece_input, stream)
                                 : backward_gather<T>(piece, piece_output, piece_indices, piece_input, stream);
     });
   });

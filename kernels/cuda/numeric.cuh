@@ -113,6 +113,32 @@ inline int64_t reach(const Strides4& strides, int64_t a, int64_t b, int64_t c, i
   return sum;
 }
 
+// a / b for a >= 0, b >= 1. Where 32 bits do not hold them, by long division: the compiler's own 64-bit division is a
+// call, and what a call must save would spill. That path is for tensors of 2^31 elements that cannot be cut smaller.
+template <class Index>
+__host__ __device__ constexpr Index quotient(Index a, Index b) {
+  if (sizeof(Index) == 4 || ((static_cast<uint64_t>(a) | static_cast<uint64_t>(b)) >> 32) == 0) {
+    return static_cast<Index>(static_cast<uint32_t>(a) / static_cast<uint32_t>(b));
+  }
+  uint64_t rest = static_cast<uint64_t>(a), result = 0;
+  uint64_t shifted = static_cast<uint64_t>(b);
+  while (shifted <= rest >> 1) shifted <<= 1;
+  for (; shifted >= static_cast<uint64_t>(b); shifted >>= 1) {
+    result <<= 1;
+    if (rest >= shifted) rest -= shifted, result |= 1;
+  }
+  return static_cast<Index>(result);
+}
+
+// Takes i % extent off i, which becomes i / extent.
+template <class Index>
+__device__ __forceinline__ Index take_axis(Index& i, Index extent) {
+  const Index rest = quotient(i, extent);
+  const Index index = i - rest * extent;
+  i = rest;
+  return index;
+}
+
 constexpr int64_t kInt32Limit = int64_t{1} << 31;
 
 template <class T>
