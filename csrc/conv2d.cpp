@@ -1,0 +1,194 @@
+// conv2d and its two gradients: what is legal, what the result looks like, which kernel runs.
+#include "kernels/conv2d.h"
+
+#include <algorithm>
+
+#include "check.h"
+
+namespace fastconv {
+namespace {
+
+// Stride, padding, dilation and groups as every conv2d operation takes them.
+struct Parameters {
+  Pair stride, dilation;
+  int64_t top, bottom, left, right;
+  int64_t groups;
+
+  // Arguments `first` ... `first + 3` of the call.
+  Parameters(const char* operation, const Call& call, int first)
+      : stride(pair_of(operation, "stride", call.ints(first))),
+        dilation(pair_of(operation, "dilation", call.ints(first + 2))),
+        groups(call.integer(first + 3)) {
+    const Value& padding = call.ints(first + 1);
+    if (padding.count == 4) {
+      top = padding.ints[0], bottom = padding.ints[1], left = padding.ints[2], right = padding.ints[3];
+    } else {
+      const Pair pair = pair_of(operation, "padding", padding);
+      top = bottom = pair.h, left = right = pair.w;
+    }
+    check_range(operation, "stride", stride, 1);
+    check_range(operation, "padding", {top, left}, 0);
+    check_range(operation, "padding", {bottom, right}, 0);
+    check_range(operation, "dilation", dilation, 1);
+    if (groups < 1) fail(operation, "groups >= 1", std::to_string(groups));
+  }
+};
+
+// The number of window positions along one axis.
+int64_t output_extent(const char* operation, const char* axis, int64_t extent, int64_t before, int64_t after,
+                      int64_t taps, int64_t dilation, int64_t stride) {
+  int64_t reach;
+  const int64_t padded = extent + before + after;
+  if (__builtin_mul_overflow(taps - 1, dilation, &reach) || reach >= padded)
+    fail(operation, std::string("a window no larger than the padded input's ") + axis + ", " + std::to_string(padded),
+         std::to_string(taps) + " taps at dilation " + std::to_string(dilation));
+  return (padded - reach - 1) / stride + 1;
+}
+
+// Checks sizes and fills everything but strides. `input` and `weight` are [N, C, H, W] and [K, C/G, R, S].
+Conv2dShape describe(const char* operation, const Parameters& p, const int64_t* input, const int64_t* weight,
+                     DType dtype) {
+  Conv2dShape s{};
+  s.dtype = dtype;
+  s.N = input[0], s.C = input[1], s.H = input[2], s.W = input[3];
+  s.K = weight[0];
+  s.G = p.groups;
+  s.window = {weight[2], weight[3], p.stride.h, p.stride.w, p.top, p.left, p.dilation.h, p.dilation.w};
+  if (s.K < s.G || s.K % s.G != 0)
+    fail(operation, "a weight whose size 0 is a positive multiple of groups=" + std::to_string(s.G),
+         text_of(4, weight));
+  if (s.window.R < 1 || s.window.S < 1) fail(operation, "a weight with a window of at least 1 x 1", text_of(4, weight));
+  if (s.C != weight[1] * s.G)
+    fail(operation, "input with " + std::to_string(weight[1] * s.G) + " channels, as weight of size " +
+                        text_of(4, weight) + " and groups=" + std::to_string(s.G) + " ask for",
+         text_of(4, input));
+  if (s.H < 1 || s.W < 1) fail(operation, "input whose height and width are not 0", text_of(4, input));
+  s.P = output_extent(operation, "height", s.H, p.top, p.bottom, s.window.R, p.dilation.h, p.stride.h);
+  s.Q = output_extent(operation, "width", s.W, p.left, p.right, s.window.S, p.dilation.w, p.stride.w);
+  return s;
+}
+
+void check_image(const char* operation, const char* name, const TensorView& tensor) {
+  if (tensor.ndim != 3 && tensor.ndim != 4)
+    fail(operation, std::string("3-d (unbatched) or 4-d (batched) ") + name, "size " + sizes_of(tensor));
+  if (!is_floating(tensor.dtype))
+    fail_dtype(operation, "float32, float64, float16 or bfloat16 tensors", tensor.dtype);
+}
+
+void check_weight(const char* operation, const char* name, const TensorView& tensor) {
+  if (tensor.ndim != 4) fail(operation, std::string("4-d ") + name, "size " + sizes_of(tensor));
+}
+
+void check_sizes(const char* operation, const char* name, const TensorView& tensor, const int64_t (&sizes)[4]) {
+  if (!std::equal(sizes, sizes + 4, tensor.sizes))
+    fail(operation, std::string(name) + " of size " + text_of(4, sizes), sizes_of(tensor));
+}
+
+// The sizes of an image given as a list of 3 or 4.
+void read_image_sizes(const char* operation, const Value& list, int ndim, int64_t (&sizes)[4]) {
+  if (list.count != ndim)
+    fail(operation, "input_size of " + std::to_string(ndim) + " values, as grad_output has",
+         text_of(list.count, list.ints));
+  sizes[0] = 1;
+  std::copy(list.ints, list.ints + ndim, sizes + 4 - ndim);
+  if (*std::min_element(sizes, sizes + 4) < 0) fail(operation, "input_size >= 0", text_of(list.count, list.ints));
+}
+
+void forward(Call& call) {
+  constexpr const char* kName = "conv2d";
+  const TensorView &given = call.tensor(0), &weight = call.tensor(1);
+  const TensorView* bias = call.optional_tensor(2);
+  check_image(kName, "input", given);
+  check_weight(kName, "weight", weight);
+  check_same_dtype(kName, given, "input", weight, "weight");
+  check_same_device(kName, given, "input", weight, "weight");
+  const Parameters parameters(kName, call, 3);
+  const TensorView input = batched(given);
+  Conv2dShape s = describe(kName, parameters, input.sizes, weight.sizes, input.dtype);
+  if (bias) {
+    if (bias->ndim != 1 || bias->sizes[0] != s.K)
+      fail(kName, "1-d bias with " + std::to_string(s.K) + " elements", "size " + sizes_of(*bias));
+    check_same_dtype(kName, given, "input", *bias, "bias");
+    check_same_device(kName, given, "input", *bias, "bias");
+    s.bias_stride = bias->strides[0];
+  }
+
+  const TensorView output = new_tensor(call, {s.N, s.K, s.P, s.Q}, is_channels_last(input) || is_channels_last(weight),
+                                       given.ndim == 3, s.dtype, input.device);
+  call.results[0] = output;
+  if (is_empty(output)) return;
+  s.input = strides_of(input), s.weight = strides_of(weight), s.output = strides_of(batched(output));
+  const void* bias_data = bias ? bias->data : nullptr;
+  if (input.device.type == DeviceType::kCuda)
+    FASTCONV_LAUNCH_CUDA(kName, call, input.device, conv2d_forward, s, input.data, weight.data, bias_data, output.data);
+  else
+    cpu::conv2d_forward(s, input.data, weight.data, bias_data, output.data);
+}
+
+void input_grad(Call& call) {
+  constexpr const char* kName = "conv2d_input_grad";
+  const TensorView &given = call.tensor(0), &weight = call.tensor(1);
+  check_image(kName, "grad_output", given);
+  check_weight(kName, "weight", weight);
+  check_same_dtype(kName, given, "grad_output", weight, "weight");
+  check_same_device(kName, given, "grad_output", weight, "weight");
+  const Parameters parameters(kName, call, 3);
+  int64_t sizes[4];
+  read_image_sizes(kName, call.ints(2), given.ndim, sizes);
+  Conv2dShape s = describe(kName, parameters, sizes, weight.sizes, given.dtype);
+  const TensorView grad_output = batched(given);
+  check_sizes(kName, "grad_output", grad_output, {s.N, s.K, s.P, s.Q});
+
+  const TensorView grad_input = new_tensor(call, sizes, is_channels_last(grad_output) || is_channels_last(weight),
+                                           given.ndim == 3, s.dtype, given.device);
+  call.results[0] = grad_input;
+  if (is_empty(grad_input)) return;
+  s.input = strides_of(batched(grad_input)), s.weight = strides_of(weight), s.output = strides_of(grad_output);
+  if (given.device.type == DeviceType::kCuda)
+    FASTCONV_LAUNCH_CUDA(kName, call, given.device, conv2d_input_grad, s, given.data, weight.data, grad_input.data);
+  else
+    cpu::conv2d_input_grad(s, given.data, weight.data, grad_input.data);
+}
+
+void weight_grad(Call& call) {
+  constexpr const char* kName = "conv2d_weight_grad";
+  const TensorView &given_grad = call.tensor(0), &given_input = call.tensor(1);
+  check_image(kName, "grad_output", given_grad);
+  check_image(kName, "input", given_input);
+  check_same_dtype(kName, given_grad, "grad_output", given_input, "input");
+  check_same_device(kName, given_grad, "grad_output", given_input, "input");
+  const Parameters parameters(kName, call, 3);
+  const Value& list = call.ints(2);
+  if (list.count != 4 || *std::min_element(list.ints, list.ints + 4) < 0)
+    fail(kName, "weight_size of 4 values >= 0", text_of(list.count, list.ints));
+  const TensorView input = batched(given_input), grad_output = batched(given_grad);
+  Conv2dShape s = describe(kName, parameters, input.sizes, list.ints, input.dtype);
+  check_sizes(kName, "grad_output", grad_output, {s.N, s.K, s.P, s.Q});
+
+  const TensorView grad_weight = new_tensor(call, {s.K, s.C / s.G, s.window.R, s.window.S},
+                                            is_channels_last(grad_output) || is_channels_last(input), false, s.dtype,
+                                            input.device);
+  call.results[0] = grad_weight;
+  if (is_empty(grad_weight)) return;
+  s.input = strides_of(input), s.weight = strides_of(grad_weight), s.output = strides_of(grad_output);
+  if (input.device.type == DeviceType::kCuda)
+    FASTCONV_LAUNCH_CUDA(kName, call, input.device, conv2d_weight_grad, s, grad_output.data, input.data,
+                         grad_weight.data);
+  else
+    cpu::conv2d_weight_grad(s, grad_output.data, input.data, grad_weight.data);
+}
+
+const RegisterOperation kOperations[] = {
+    {"conv2d(Tensor input, Tensor weight, Tensor? bias=None, int[2] stride=1, int[2] padding=0, int[2] dilation=1, "
+     "int groups=1) -> Tensor",
+     forward},
+    {"conv2d_input_grad(Tensor grad_output, Tensor weight, SymInt[] input_size, int[2] stride=1, int[2] padding=0, "
+     "int[2] dilation=1, int groups=1) -> Tensor",
+     input_grad},
+    {"conv2d_weight_grad(Tensor grad_output, Tensor input, SymInt[] weight_size, int[2] stride=1, int[2] padding=0, "
+     "int[2] dilation=1, int groups=1) -> Tensor",
+     weight_grad},
+};
+
+}  // namespace
+}  // namespace fastconv

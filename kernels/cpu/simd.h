@@ -1,0 +1,275 @@
+// Vectors of the instruction set at hand: the only file that knows vector types.
+//
+// Vec<T> is one register of T, built on the compilers' vector extension, so that one source serves every instruction set.
+// Kernels read and write storage types (float, double, Float16, BFloat16) and compute in float or double: Compute<S>.
+#pragma once
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "../dtype.h"
+#include "isa.h"
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
+#define FASTCONV_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define FASTCONV_VECTOR_BYTES 32
+#else
+#define FASTCONV_VECTOR_BYTES 16
+#endif
+
+namespace fastconv::cpu::FASTCONV_ISA {
+
+// A function that must not exist out of line: also in builds without optimisation it would be a call per vector.
+#define FASTCONV_INLINE inline __attribute__((always_inline))
+
+constexpr int64_t kVectorBytes = FASTCONV_VECTOR_BYTES;
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kVectorRegisters = 32;
+#else
+constexpr int kVectorRegisters = 16;
+#endif
+
+struct Float16 {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+template <class S>
+struct ComputeOf {
+  using Type = S;
+};
+template <>
+struct ComputeOf<Float16> {
+  using Type = float;
+};
+template <>
+struct ComputeOf<BFloat16> {
+  using Type = float;
+};
+template <class S>
+using Compute = typename ComputeOf<S>::Type;
+
+template <class A, class B>
+constexpr bool kSame = std::is_same_v<A, B>;
+
+// ---- one register ---------------------------------------------------------------------------------------------------
+
+template <class T>
+struct Vec {
+  static constexpr int kLanes = kVectorBytes / sizeof(T);
+  typedef T Raw __attribute__((vector_size(kVectorBytes)));
+  typedef T Unaligned __attribute__((vector_size(kVectorBytes), aligned(1), may_alias));
+
+  Raw raw;
+
+  FASTCONV_INLINE static Vec zero() { return {Raw{}}; }
+  FASTCONV_INLINE static Vec broadcast(T value) { return {value - Raw{}}; }
+  FASTCONV_INLINE static Vec load(const T* p) { return {*reinterpret_cast<const Unaligned*>(p)}; }
+  FASTCONV_INLINE void store(T* p) const { *reinterpret_cast<Unaligned*>(p) = raw; }
+
+  FASTCONV_INLINE friend Vec operator+(Vec a, Vec b) { return {a.raw + b.raw}; }
+  FASTCONV_INLINE friend Vec operator-(Vec a, Vec b) { return {a.raw - b.raw}; }
+  FASTCONV_INLINE friend Vec operator*(Vec a, Vec b) { return {a.raw * b.raw}; }
+};
+
+// Transposes kLanes registers in place: lane j of register i becomes lane i of register j. Butterfly: in the step of
+// distance d, the halves of registers i and i + d that lie d lanes apart change places.
+template <class T, int kDistance, unsigned long... lane>
+FASTCONV_INLINE void exchange_halves(Vec<T>& a, Vec<T>& b, std::index_sequence<lane...>) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  using Mask = typename Vec<Index>::Raw;
+  const auto low = __builtin_shuffle(a.raw, b.raw, Mask{((lane & kDistance) ? lane - kDistance + kLanes : lane)...});
+  const auto high = __builtin_shuffle(a.raw, b.raw, Mask{((lane & kDistance) ? lane + kLanes : lane + kDistance)...});
+  a.raw = low;
+  b.raw = high;
+}
+
+template <class T, int kDistance = Vec<T>::kLanes / 2>
+FASTCONV_INLINE void transpose(Vec<T> (&v)[Vec<T>::kLanes]) {
+  constexpr int kLanes = Vec<T>::kLanes;
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i)
+    if (!(i & kDistance)) exchange_halves<T, kDistance>(v[i], v[i + kDistance], std::make_index_sequence<kLanes>());
+  if constexpr (kDistance > 1) transpose<T, kDistance / 2>(v);
+}
+
+// The first `count` lanes of memory, the others zero; nothing behind them is touched. 0 <= count <= kLanes.
+template <class T>
+FASTCONV_INLINE Vec<T> load_some(const T* p, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return {(typename Vec<T>::Raw)_mm512_maskz_loadu_epi32((__mmask16)((1u << count) - 1), p)};
+  if constexpr (sizeof(T) == 8)
+    return {(typename Vec<T>::Raw)_mm512_maskz_loadu_epi64((__mmask8)((1u << count) - 1), p)};
+#endif
+  Vec<T> v = Vec<T>::zero();
+  __builtin_memcpy(&v, p, static_cast<unsigned long>(count) * sizeof(T));
+  return v;
+}
+
+template <class T>
+FASTCONV_INLINE void store_some(T* p, Vec<T> v, int64_t count) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return _mm512_mask_storeu_epi32(p, (__mmask16)((1u << count) - 1), (__m512i)v.raw);
+  if constexpr (sizeof(T) == 8) return _mm512_mask_storeu_epi64(p, (__mmask8)((1u << count) - 1), (__m512i)v.raw);
+#endif
+  __builtin_memcpy(p, &v, static_cast<unsigned long>(count) * sizeof(T));
+}
+
+// ---- half precision -------------------------------------------------------------------------------------------------
+// Rounding is to nearest even; NaN stays NaN, quieted; subnormals are kept (hardware conversions to bfloat16 flush them).
+
+constexpr int kHalfLanes = kVectorBytes / 4;  // as many halves as floats fit one register
+typedef uint16_t HalfRaw __attribute__((vector_size(kVectorBytes / 2), aligned(1), may_alias));
+typedef uint32_t WordRaw __attribute__((vector_size(kVectorBytes)));
+
+FASTCONV_INLINE Vec<float> widen(HalfRaw halves, BFloat16) {
+  return {(Vec<float>::Raw)(__builtin_convertvector(halves, WordRaw) << 16)};
+}
+
+FASTCONV_INLINE HalfRaw narrow(Vec<float> v, BFloat16) {
+  const WordRaw bits = (WordRaw)v.raw;
+  const WordRaw rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  const WordRaw quiet = (bits >> 16) | 0x40;
+  const WordRaw is_nan = (WordRaw)(v.raw != v.raw);
+  return __builtin_convertvector((rounded & ~is_nan) | (quiet & is_nan), HalfRaw);
+}
+
+#if defined(__AVX512F__)
+FASTCONV_INLINE Vec<float> widen(HalfRaw halves, Float16) { return {_mm512_cvtph_ps((__m256i)halves)}; }
+FASTCONV_INLINE HalfRaw narrow(Vec<float> v, Float16) {
+  return (HalfRaw)_mm512_cvtps_ph(v.raw, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+#elif defined(__AVX2__)
+FASTCONV_INLINE Vec<float> widen(HalfRaw halves, Float16) { return {_mm256_cvtph_ps((__m128i)halves)}; }
+FASTCONV_INLINE HalfRaw narrow(Vec<float> v, Float16) {
+  return (HalfRaw)_mm256_cvtps_ph(v.raw, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+#else
+// Without a conversion in hardware: exponents are moved by a multiplication with a power of two, which also makes
+// subnormals right; infinity and NaN are patched.
+FASTCONV_INLINE Vec<float> widen(HalfRaw halves, Float16) {
+  typedef float FloatRaw __attribute__((vector_size(kVectorBytes)));
+  const WordRaw word = __builtin_convertvector(halves, WordRaw);
+  const WordRaw sign = (word & 0x8000) << 16, magnitude = (word & 0x7fff) << 13;
+  const WordRaw scaled = (WordRaw)((FloatRaw)magnitude * 0x1p112f);
+  const WordRaw special = (WordRaw)((word & 0x7c00) == 0x7c00);
+  return {(FloatRaw)(sign | (scaled & ~special) | ((magnitude | 0x7f800000) & special))};
+}
+
+FASTCONV_INLINE HalfRaw narrow(Vec<float> v, Float16) {
+  typedef float FloatRaw __attribute__((vector_size(kVectorBytes)));
+  const WordRaw bits = (WordRaw)v.raw;
+  const WordRaw sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7fffffff;
+  // Normal halves: rebias the exponent, round the 13 bits that fall away.
+  const WordRaw normal = (magnitude - (112u << 23) + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  // Subnormal halves: the addition aligns the last bit to 2^-24 and the FPU rounds.
+  const WordRaw subnormal = (WordRaw)((FloatRaw)magnitude + 0.5f) - 0x3f000000;
+  const WordRaw small = (WordRaw)(magnitude < (113u << 23));
+  const WordRaw large = (WordRaw)(magnitude >= 0x477ff000);  // rounds to 65536 or more, or is infinite
+  const WordRaw is_nan = (WordRaw)(magnitude > 0x7f800000);
+  WordRaw half = (normal & ~small) | (subnormal & small);
+  half = (half & ~large) | (0x7c00 & large);
+  half = (half & ~is_nan) | ((0x7e00 | ((magnitude >> 13) & 0x3ff)) & is_nan);
+  return __builtin_convertvector(half | sign, HalfRaw);
+}
+#endif
+
+// ---- storage to compute and back ------------------------------------------------------------------------------------
+
+template <class S>
+FASTCONV_INLINE Vec<Compute<S>> load_as_compute(const S* p) {
+  if constexpr (kSame<S, Compute<S>>)
+    return Vec<S>::load(p);
+  else
+    return widen(*reinterpret_cast<const HalfRaw*>(p), S{});
+}
+
+template <class S>
+FASTCONV_INLINE Vec<Compute<S>> load_some_as_compute(const S* p, int64_t count) {
+  if constexpr (kSame<S, Compute<S>>) {
+    return load_some(p, count);
+  } else {
+    HalfRaw halves = {};
+    __builtin_memcpy(&halves, p, static_cast<unsigned long>(count) * sizeof(S));
+    return widen(halves, S{});
+  }
+}
+
+template <class S>
+FASTCONV_INLINE void store_from_compute(S* p, Vec<Compute<S>> v) {
+  if constexpr (kSame<S, Compute<S>>)
+    v.store(p);
+  else
+    *reinterpret_cast<HalfRaw*>(p) = narrow(v, S{});
+}
+
+template <class S>
+FASTCONV_INLINE void store_some_from_compute(S* p, Vec<Compute<S>> v, int64_t count) {
+  if constexpr (kSame<S, Compute<S>>) {
+    store_some(p, v, count);
+  } else {
+    const HalfRaw halves = narrow(v, S{});
+    __builtin_memcpy(p, &halves, static_cast<unsigned long>(count) * sizeof(S));
+  }
+}
+
+template <class S>
+FASTCONV_INLINE Compute<S> to_compute(S value) {
+  if constexpr (kSame<S, Compute<S>>) {
+    return value;
+  } else if constexpr (kSame<S, BFloat16>) {
+    const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
+    float result;
+    __builtin_memcpy(&result, &bits, sizeof result);
+    return result;
+  } else {
+    return load_some_as_compute(&value, 1).raw[0];
+  }
+}
+
+template <class S>
+FASTCONV_INLINE S from_compute(Compute<S> value) {
+  if constexpr (kSame<S, Compute<S>>) {
+    return value;
+  } else {
+    S result;
+    store_some_from_compute(&result, Vec<float>::broadcast(value), 1);
+    return result;
+  }
+}
+
+// Calls body with a value of the storage type; nothing happens for a type that is not floating.
+template <class Body>
+FASTCONV_INLINE void with_storage_type(DType dtype, const Body& body) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return body(float{});
+    case DType::kFloat64:
+      return body(double{});
+    case DType::kFloat16:
+      return body(Float16{});
+    case DType::kBFloat16:
+      return body(BFloat16{});
+    default:
+      return;
+  }
+}
+
+template <class A>
+FASTCONV_INLINE constexpr A smaller(A a, A b) {
+  return b < a ? b : a;
+}
+template <class A>
+FASTCONV_INLINE constexpr A larger(A a, A b) {
+  return a < b ? b : a;
+}
+
+}  // namespace fastconv::cpu::FASTCONV_ISA
