@@ -1,7 +1,7 @@
 """Constants of a call as its user wrote them, brought to the form of the op's schema.
 
-Raises what torch's own functions raise: TypeError for what is no integer (bool included), ValueError for what is no int64,
-RuntimeError for a wrong number of them.
+Raises what torch's own functions raise: TypeError for what is no integer (bool included),
+ValueError for what is no int64, RuntimeError for a wrong number of them.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ def one_or_two(op: str, name: str, value: IntOrPair) -> int | tuple[int, int]:
 def conv2d_geometry(
     op: str, weight_size: Any, stride: Any, padding: Any, dilation: Any, groups: Any
 ) -> tuple[Any, ...]:
-    """(stride, padding, dilation, groups) for the op, without trailing defaults; 'same' and 'valid' resolved."""
+    """(stride, padding, dilation, groups) for the op, without trailing defaults;
+
+    'same' and 'valid' resolved.
+    """
     stride = one_or_two(op, "stride", stride)
     dilation = one_or_two(op, "dilation", dilation)
     groups = integer(op, "groups", groups)

@@ -1,14 +1,16 @@
 """Who computes: ``fastconv.backend(name)`` for the whole process.
 
-* native: the compiled kernels. * numba: compiled Python loops. * numpy: the reference. * torch: torch's own functions.
+* native: the compiled kernels. * numba: compiled Python loops. * numpy: the reference. * torch:
+torch's own functions.
 
-For torch tensors the switch is torch's own dispatch table: a backend registers its Python kernels over the compiled ones, so
-that eager calls, compiled graphs and autograd obey it alike.
+For torch tensors the switch is torch's own dispatch table: a backend registers its Python kernels
+over the compiled ones, so that eager calls, compiled graphs and autograd obey it alike.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import sys
 import threading
 from types import TracebackType
 from typing import Any
@@ -26,7 +28,10 @@ array_core: Any = None
 
 
 class Switch:
-    """What :func:`backend` returns: leaving its ``with`` block restores the backend that was in use before the call."""
+    """What :func:`backend` returns:
+
+    Leaving its ``with`` block restores the backend that was in use before the call.
+    """
 
     def __init__(self, before: str) -> None:
         self._before = before
@@ -67,7 +72,10 @@ def use(name: str) -> None:
 
 
 def serves_cuda() -> bool:
-    """Whether calls on CUDA tensors end in fastconv: in its kernels, or in the error of a backend without any."""
+    """Whether calls on CUDA tensors end in fastconv:
+
+    In its kernels, or in the error of a backend without any.
+    """
     if current == "native" and _native.core is not None:
         return bool(_native.core.cuda_archs()) and _native.core.cuda_device_count() > 0
     return True
@@ -99,7 +107,8 @@ def backend(name: str | None = None) -> str | Switch:
     """Tells or sets who computes, for the whole process.
 
     Args:
-        name: ``"native"`` (compiled kernels), ``"numba"``, ``"numpy"`` or ``"torch"``; None to ask only.
+        name: ``"native"`` (compiled kernels), ``"numba"``, ``"numpy"`` or ``"torch"``; None to ask
+            only.
 
     Returns:
         The current name if asked; else a context manager that restores the former backend.
@@ -127,7 +136,11 @@ def backend(name: str | None = None) -> str | Switch:
 def start() -> None:
     """Loads the compiled part; its absence is one warning."""
     _native.load_core()
-    import fastconv.ops  # noqa: F401 (defines the schemas that the compiled kernels need)
+    # Defines the schemas that the compiled kernels need.
+    from fastconv.ops import register_flop_formulas
 
     _native.load_torch_library()
+    # Where Triton is installed and not yet imported, this would import it: call it when you count.
+    if HAS_TORCH and ("triton" in sys.modules or importlib.util.find_spec("triton") is None):
+        register_flop_formulas()
     use("native" if _native.core is not None else fallback())

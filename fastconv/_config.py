@@ -13,8 +13,8 @@ def show_config() -> dict[str, Any]:
     """Prints what fastconv runs on, and returns it.
 
     Returns:
-        version, backend, compiled (True, or why not), isa and isas available, CUDA architectures and devices, torch's
-        version (None without) and whether its kernels are loaded, threads.
+        version, backend, compiled (True, or why not), isa and isas available, CUDA architectures
+        and devices, torch's version (None without) and whether its kernels are loaded, threads.
 
     Example:
         >>> import fastconv

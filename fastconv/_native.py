@@ -1,12 +1,15 @@
-"""Loads the compiled part: ``_core`` (NumPy and DLPack arrays) and ``_torch`` (kernels of the torch ops).
+"""Loads the compiled part: ``_core`` (NumPy and DLPack arrays) and ``_torch`` (kernels of the torch
+ops).
 
-Neither is required. Without them the Numba loops of ``fastconv.reference`` serve, slower, after one warning.
+Neither is required. Without them the Numba loops of ``fastconv.reference`` serve, slower, after one
+warning.
 """
 
 from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -20,7 +23,10 @@ failure: str | None = None  # why the compiled part is not in use
 
 
 def _find_torch_library() -> str:
-    """The file of the compiled torch door: beside this one, or beside ``_core`` in an editable install."""
+    """The file of the compiled torch door:
+
+    Beside this one, or beside ``_core`` in an editable install.
+    """
     candidates = [_TORCH_LIBRARY]
     if core is not None and core.__file__:
         candidates.append(Path(core.__file__).with_name(_TORCH_LIBRARY.name))
@@ -42,7 +48,8 @@ def load_torch_library() -> None:
     if not HAS_TORCH or core is None:
         return
     try:
-        torch.ops.load_library(_find_torch_library())
+        load: Callable[[str], None] = torch.ops.load_library
+        load(_find_torch_library())
         torch_is_loaded = True
     except OSError as error:
         failure = str(error)
@@ -52,7 +59,8 @@ def warn_if_missing(fallback: str) -> None:
     """One warning that says why the compiled part is not in use, and who serves instead."""
     if failure is not None:
         warnings.warn(
-            f"fastconv runs without its compiled part ({failure}); {fallback} serves instead, slower",
+            f"fastconv runs without its compiled part ({failure}); "
+            f"{fallback} serves instead, slower",
             RuntimeWarning,
             stacklevel=3,
         )

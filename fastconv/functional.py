@@ -1,13 +1,13 @@
-"""torch.nn.functional's names, signatures, defaults and exceptions; torch tensors, NumPy, CuPy and DLPack arrays in, the
-same kind out.
+"""torch.nn.functional's names, signatures, defaults and exceptions; torch tensors, NumPy, CuPy and
+DLPack arrays in, the same kind out.
 
-What fastconv has no kernel for (other dtypes, devices and layouts of torch tensors) goes to torch's own function: nothing
-that torch can do is lost. For arrays it is a NotImplementedError.
+What fastconv has no kernel for (other dtypes, devices and layouts of torch tensors) goes to torch's
+own function: nothing that torch can do is lost. For arrays it is a NotImplementedError.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from fastconv import _arrays, _backend
 from fastconv import _torch_private as private
@@ -15,8 +15,6 @@ from fastconv._arguments import conv2d_geometry, max_pool2d_window
 from fastconv._torch_private import HAS_TORCH, torch
 
 __all__ = ["conv2d", "max_pool2d", "max_pool2d_with_indices"]
-
-Array = TypeVar("Array")
 
 # Bound once: looking names up is a tenth of what a call costs.
 _ONE, _ZERO = 1, 0
@@ -55,19 +53,30 @@ def _has_kernels(tensor: Tensor) -> bool:
     return device in ("cpu", "meta") or (device == "cuda" and _backend.serves_cuda())
 
 
+def _needs_indices(input: Tensor) -> bool:
+    """A derivative needs the indices:
+
+    Keep those that the forward pass finds. (A trace records one op for all uses.)
+    """
+    if input.requires_grad and _is_grad_enabled():
+        return not private.is_tracing()
+    return private.functorch_is_active()
+
+
 def conv2d(
-    input: Array,
+    input: Any,
     weight: Any,
     bias: Any = None,
     stride: Any = 1,
     padding: Any = 0,
     dilation: Any = 1,
     groups: int = 1,
-) -> Array:
+) -> Any:
     """Two-dimensional cross-correlation, as ``torch.nn.functional.conv2d``.
 
     ``output[n,k,p,q] = bias[k] + sum_{c,r,s} input[n, g*C/G + c, h, w] * weight[k,c,r,s]`` with
-    ``h = p * stride - padding + r * dilation`` (``w`` likewise), ``g = k / (K/G)``, and 0 outside of the input.
+    ``h = p * stride - padding + r * dilation`` (``w`` likewise), ``g = k / (K/G)``, and 0 outside
+    of the input.
 
     Args:
         input: [N, C, H, W] or [C, H, W]; float32, float64, bfloat16 or float16.
@@ -105,35 +114,36 @@ def conv2d(
             or input.layout is not _strided
             or not (input.is_cpu or _has_kernels(input))
         ):
-            return torch.nn.functional.conv2d(  # type: ignore[return-value]
+            return torch.nn.functional.conv2d(
                 input, weight, bias, stride, padding, dilation, groups
             )
         if stride is _ONE and padding is _ZERO and dilation is _ONE and groups is _ONE:
-            return _conv2d(input, weight, bias)  # type: ignore[no-any-return]
+            return _conv2d(input, weight, bias)
         geometry = conv2d_geometry("conv2d", weight.shape, stride, padding, dilation, groups)
-        return _conv2d(input, weight, bias, *geometry)  # type: ignore[no-any-return]
+        return _conv2d(input, weight, bias, *geometry)
     core = _backend.array_core
     if core is not None:
-        return core.conv2d(input, weight, bias, stride, padding, dilation, groups)  # type: ignore[no-any-return]
+        return core.conv2d(input, weight, bias, stride, padding, dilation, groups)
     _arrays.expect_array("conv2d", "input", input)
     _arrays.expect_array("conv2d", "weight", weight)
     geometry = conv2d_geometry("conv2d", weight.shape, stride, padding, dilation, groups)
-    return _arrays.call("conv2d", input, weight, bias, *geometry)  # type: ignore[no-any-return]
+    return _arrays.call("conv2d", input, weight, bias, *geometry)
 
 
 def max_pool2d(
-    input: Array,
+    input: Any,
     kernel_size: Any,
     stride: Any = None,
     padding: Any = 0,
     dilation: Any = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
-) -> Array:
+) -> Any:
     """The largest element of every window, as ``torch.nn.functional.max_pool2d``.
 
-    ``output[n,c,p,q] = max_{r,s} input[n,c,h,w]`` with ``h = p * stride - padding + r * dilation`` (``w`` likewise). Padding
-    is never taken. A NaN is larger than everything; of equal elements the first is taken.
+    ``output[n,c,p,q] = max_{r,s} input[n,c,h,w]`` with ``h = p * stride - padding + r * dilation``
+    (``w`` likewise). Padding is never taken. A NaN is larger than everything; of equal elements the
+    first is taken.
 
     Args:
         input: [N, C, H, W] or [C, H, W]; float32, float64, bfloat16, float16 or an integer type.
@@ -142,7 +152,7 @@ def max_pool2d(
         padding: int or (rows, columns), at most half of ``kernel_size``.
         dilation: int or (rows, columns).
         ceil_mode: round the output's height and width up, not down.
-        return_indices: return (output, indices), the int64 position ``h * W + w`` of every element taken.
+        return_indices: return (output, indices): the position ``h * W + w`` of what was taken.
 
     Returns:
         [N, C, P, Q] or [C, P, Q]; channels_last if input is.
@@ -165,14 +175,14 @@ def max_pool2d(
             max_pool2d, (input,), kernel_size, stride, padding, dilation, ceil_mode, return_indices
         )
     if return_indices:
-        return max_pool2d_with_indices(input, kernel_size, stride, padding, dilation, ceil_mode)  # type: ignore[return-value]
+        return max_pool2d_with_indices(input, kernel_size, stride, padding, dilation, ceil_mode)
     if isinstance(input, Tensor):
         if (
             input.dtype not in _max_pool2d_dtypes
             or input.layout is not _strided
             or not (input.is_cpu or _has_kernels(input))
         ):
-            return torch.nn.functional.max_pool2d(  # type: ignore[return-value]
+            return torch.nn.functional.max_pool2d(
                 input, kernel_size, stride, padding, dilation, ceil_mode
             )
         if (
@@ -187,27 +197,26 @@ def max_pool2d(
             window = max_pool2d_window(
                 "max_pool2d", kernel_size, stride, padding, dilation, ceil_mode
             )
-        # A derivative needs the indices: keep those that the forward pass finds.
-        if input.requires_grad and _is_grad_enabled() or private.functorch_is_active():
-            return _max_pool2d_with_indices(input, *window)[0]  # type: ignore[no-any-return]
-        return _max_pool2d(input, *window)  # type: ignore[no-any-return]
+        if _needs_indices(input):
+            return _max_pool2d_with_indices(input, *window)[0]
+        return _max_pool2d(input, *window)
     core = _backend.array_core
     if core is not None:
-        return core.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode)  # type: ignore[no-any-return]
+        return core.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode)
     _arrays.expect_array("max_pool2d", "input", input)
     window = max_pool2d_window("max_pool2d", kernel_size, stride, padding, dilation, ceil_mode)
-    return _arrays.call("max_pool2d", input, *window)  # type: ignore[no-any-return]
+    return _arrays.call("max_pool2d", input, *window)
 
 
 def max_pool2d_with_indices(
-    input: Array,
+    input: Any,
     kernel_size: Any,
     stride: Any = None,
     padding: Any = 0,
     dilation: Any = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
-) -> tuple[Array, Array]:
+) -> Any:
     """:func:`max_pool2d` and the indices, as ``torch.nn.functional.max_pool2d_with_indices``.
 
     Args:
@@ -238,17 +247,17 @@ def max_pool2d_with_indices(
             or input.layout is not _strided
             or not (input.is_cpu or _has_kernels(input))
         ):
-            return torch.nn.functional.max_pool2d_with_indices(  # type: ignore[no-any-return]
+            return torch.nn.functional.max_pool2d_with_indices(
                 input, kernel_size, stride, padding, dilation, ceil_mode
             )
         window = max_pool2d_window(name, kernel_size, stride, padding, dilation, ceil_mode)
-        return _max_pool2d_with_indices(input, *window)  # type: ignore[no-any-return]
+        return _max_pool2d_with_indices(input, *window)
     core = _backend.array_core
     if core is not None:
-        return core.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, True)  # type: ignore[no-any-return]
+        return core.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, True)
     _arrays.expect_array(name, "input", input)
     window = max_pool2d_window(name, kernel_size, stride, padding, dilation, ceil_mode)
-    return _arrays.call(name, input, *window)  # type: ignore[no-any-return]
+    return _arrays.call(name, input, *window)
 
 
 def _override(function: Any, tensors: tuple[Any, ...], *constants: Any) -> Any:

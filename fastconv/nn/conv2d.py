@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 
 
 class Conv2d(torch.nn.Conv2d):
-    """A drop-in for ``torch.nn.Conv2d``: same arguments, initialisation, ``state_dict``, ``repr`` and padding modes.
+    """A drop-in for ``torch.nn.Conv2d``: same arguments, initialisation, ``state_dict``, ``repr``
+    and padding modes.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+        padding_mode, device, dtype:
             as for ``torch.nn.Conv2d``.
 
     Shape: [N, C, H, W] or [C, H, W] to [N, K, P, Q] or [K, P, Q].
@@ -33,11 +35,12 @@ class Conv2d(torch.nn.Conv2d):
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.padding_mode == "zeros":
-            return conv2d(
-                input, weight, bias, self.stride, self.padding, self.dilation, self.groups
-            )
-        padded = torch.nn.functional.pad(
-            input, self._reversed_padding_repeated_twice, mode=self.padding_mode
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            sides = self._reversed_padding_repeated_twice
+            input = torch.nn.functional.pad(input, sides, mode=self.padding_mode)
+            padding = 0, 0
+        output: Tensor = conv2d(
+            input, weight, bias, self.stride, padding, self.dilation, self.groups
         )
-        return conv2d(padded, weight, bias, self.stride, 0, self.dilation, self.groups)
+        return output

@@ -16,7 +16,8 @@ class MaxPool2d(torch.nn.MaxPool2d):
     """A drop-in for ``torch.nn.MaxPool2d``: same arguments and ``repr``.
 
     Args:
-        kernel_size, stride, padding, dilation, return_indices, ceil_mode: as for ``torch.nn.MaxPool2d``.
+        kernel_size, stride, padding, dilation, return_indices, ceil_mode: as for
+            ``torch.nn.MaxPool2d``.
 
     Shape: [N, C, H, W] or [C, H, W] to [N, C, P, Q] or [C, P, Q]; two of them with return_indices.
 
@@ -29,7 +30,7 @@ class MaxPool2d(torch.nn.MaxPool2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Pools ``input``; (output, indices) with return_indices."""
-        return max_pool2d(
+        output: Tensor = max_pool2d(
             input,
             self.kernel_size,
             self.stride,
@@ -38,3 +39,4 @@ class MaxPool2d(torch.nn.MaxPool2d):
             self.ceil_mode,
             self.return_indices,
         )
+        return output

@@ -1,7 +1,11 @@
-"""The operations as torch custom ops, ``torch.ops.fastconv.*``: schema, laws, derivative, batching, one file each."""
+"""The operations as torch custom ops, ``torch.ops.fastconv.*``:
+
+Schema, laws, derivative, batching, one file each.
+"""
 
 from __future__ import annotations
 
 from fastconv.ops import conv2d, max_pool2d
+from fastconv.ops._define import register_flop_formulas
 
-__all__ = ["conv2d", "max_pool2d"]
+__all__ = ["conv2d", "max_pool2d", "register_flop_formulas"]

@@ -1,6 +1,7 @@
 """How an illegal call is reported, and the laws that several operations share.
 
-Works on anything with ``shape`` and ``dtype``: torch tensors (real and fake, with symbolic sizes) and NumPy arrays.
+Works on anything with ``shape`` and ``dtype``: torch tensors (real and fake, with symbolic sizes)
+and NumPy arrays.
 """
 
 from __future__ import annotations

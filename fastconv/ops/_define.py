@@ -1,8 +1,8 @@
 """What an operation is, and how its declaration becomes a torch custom op.
 
-An operation is a subclass of :class:`Op` in one short file. It says what the op means to torch (schema, laws, shapes,
-derivative, batching rule); :func:`define` derives everything else from that: fake kernel, autograd in its three forms,
-autocast, vmap, flop count, fallback kernels.
+An operation is a subclass of :class:`Op` in one short file. It says what the op means to torch
+(schema, laws, shapes, derivative, batching rule); :func:`define` derives everything else from that:
+fake kernel, autograd in its three forms, autocast, vmap, flop count, fallback kernels.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ OPS: dict[str, Op] = {}  # by name, in the order of definition
 
 
 class Op:
-    """One operation. Arguments come as in the schema: tensors first, then constants; trailing defaults may be absent."""
+    """One operation.
+
+    Arguments come as in the schema: tensors first, then constants; trailing defaults may be absent.
+    """
 
     schema: ClassVar[str]
     family: ClassVar[str]  # the module of fastconv.reference that holds <name> and <name>_numba
@@ -61,23 +64,33 @@ class Op:
     def backward(
         self, needs: Sequence[bool], grad: Tensor, tensors: Sequence[Any], constants: Sequence[Any]
     ) -> Grads:
-        """The gradient by each tensor argument, from that by the first result; None where not needed."""
+        """The gradient by each tensor argument, from that by the first result;
+
+        None where not needed.
+        """
         raise NotImplementedError
 
     def jvp(
         self, tangents: Sequence[Any], tensors: Sequence[Any], constants: Sequence[Any]
     ) -> Tensor | None:
-        """The directional derivative of the first result, from the tangents of the tensor arguments (or None)."""
+        """The derivative of the first result along the tangents of the tensor arguments."""
         raise NotImplementedError
 
     def fold(
         self, batch: int, dims: Sequence[int | None], *arguments: Any
     ) -> tuple[tuple[Any, ...], Unfold]:
-        """vmap: (arguments of one call that does the whole batch, its result -> the results stacked on axis 0)."""
+        """vmap:
+
+        (arguments of one call that does the whole batch, its result -> the results stacked on axis
+        0).
+        """
         raise NotImplementedError
 
-    def flops(self, *shapes: Any, **keywords: Any) -> int:
-        """Floating-point operations, from the shapes of the tensors (torch.utils.flop_counter)."""
+    def flops(self, *arguments: Any, **keywords: Any) -> int:
+        """Floating-point operations;
+
+        Tensors and results come as their shapes (torch.utils.flop_counter).
+        """
         return 0
 
 
@@ -91,7 +104,7 @@ def define(declaration: type[Op]) -> Op:
 
 
 if HAS_TORCH:
-    _LIBRARY = torch.library.Library("fastconv", "DEF")  # noqa: TOR901 (lives as long as the process)
+    _LIBRARY = private.new_library("fastconv", "DEF")
 
 
 def _register(op: Op) -> None:
@@ -117,6 +130,17 @@ def _register(op: Op) -> None:
     op.call = eager(op)
 
 
+def register_flop_formulas() -> None:
+    """Lets ``torch.utils.flop_counter.FlopCounterMode`` count the ops.
+
+    Import costs 0.1 s where there is Triton.
+    """
+    from torch.utils.flop_counter import register_flop_formula
+
+    for op in OPS.values():
+        register_flop_formula(getattr(torch.ops.fastconv, op.name))(op.flops)
+
+
 def allocate(op: Op, *arguments: Any) -> Any:
     """Checks the call; returns its results with unspecified elements."""
     results = tuple(empty(output, arguments[0]) for output in op.outputs(*arguments))
@@ -134,7 +158,10 @@ def _register_autocast(op: Op) -> None:
 
 
 def to_autocast_dtype(arguments: tuple[Any, ...], device: str) -> tuple[Any, ...]:
-    """torch's rule for lower-precision ops: floating tensors of that device, but float64, are cast."""
+    """torch's rule for lower-precision ops:
+
+    Floating tensors of that device, but float64, are cast.
+    """
     dtype = torch.get_autocast_dtype(device)
 
     def lowered(value: Any) -> Any:

@@ -1,4 +1,7 @@
-"""Kernels that serve the torch ops when the compiled ones do not: NumPy, Numba, and torch's own functions."""
+"""Kernels that serve the torch ops when the compiled ones do not:
+
+NumPy, Numba, and torch's own functions.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def is_channels_last(array: Any) -> bool:
-    """The rule of c10::is_channels_last_strides_2d; [C, H, W] is seen as torch's unsqueeze(0) shows it.
+    """The rule of c10::is_channels_last_strides_2d; [C, H, W] is seen as torch's unsqueeze(0) shows
+    it.
 
     False for what is not a torch tensor: NumPy has no channels_last.
     """

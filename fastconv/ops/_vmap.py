@@ -1,7 +1,9 @@
-"""Batching rules: a batch of calls as one call. B is the batch, the other letters are those of conv2d.
+"""Batching rules: a batch of calls as one call. B is the batch, the other letters are those of
+conv2d.
 
-Where images are many, B is folded into N. Where weights are many, into channels: B problems of G groups are one problem of
-B*G groups. Rules only reshape; who calls them runs the op between folding and unfolding.
+Where images are many, B is folded into N. Where weights are many, into channels: B problems of G
+groups are one problem of B*G groups. Rules only reshape; who calls them runs the op between folding
+and unfolding.
 """
 
 from __future__ import annotations

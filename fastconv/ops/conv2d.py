@@ -1,11 +1,12 @@
-"""conv2d and its two gradients as torch ops. Each one's derivative is made of the other two, so that all orders exist.
+"""conv2d and its two gradients as torch ops. Each one's derivative is made of the other two, so
+that all orders exist.
 
     d conv2d(x, w)          = (conv2d_input_grad(g, w),   conv2d_weight_grad(g, x))
     d conv2d_input_grad(g, w)  = (conv2d(gg, w),             conv2d_weight_grad(g, gg))
     d conv2d_weight_grad(g, x) = (conv2d(x, gg),             conv2d_input_grad(g, gg))
 
-All three are bilinear in their first two tensors. Shapes: x [N, C, H, W] or [C, H, W], w [K, C/G, R, S], bias [K],
-g [N, K, P, Q] or [K, P, Q].
+All three are bilinear in their first two tensors. Shapes: x [N, C, H, W] or [C, H, W], w [K, C/G,
+R, S], bias [K], g [N, K, P, Q] or [K, P, Q].
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ class Conv2d(Op):
     def fold(self, batch: int, dims: Any, *arguments: Any) -> tuple[tuple[Any, ...], Unfold]:
         return fold_conv2d(batch, dims, *arguments)
 
-    def flops(self, x: Any, w: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    def flops(self, x: Any, w: Any, *_: Any, out_shape: Any) -> int:
         return _flops(x, w, out_shape)
 
 
@@ -181,7 +182,7 @@ class Conv2dInputGrad(Op):
     def fold(self, batch: int, dims: Any, *arguments: Any) -> tuple[tuple[Any, ...], Unfold]:
         return fold_input_grad(batch, dims, *arguments)
 
-    def flops(self, g: Any, w: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    def flops(self, g: Any, w: Any, *_: Any, out_shape: Any) -> int:
         return _flops(out_shape, w, g)
 
 
@@ -222,7 +223,7 @@ class Conv2dWeightGrad(Op):
     def fold(self, batch: int, dims: Any, *arguments: Any) -> tuple[tuple[Any, ...], Unfold]:
         return fold_weight_grad(batch, dims, *arguments)
 
-    def flops(self, g: Any, x: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+    def flops(self, g: Any, x: Any, *_: Any, out_shape: Any) -> int:
         return _flops(x, out_shape, g)
 
 
@@ -260,7 +261,7 @@ def _torch_grad(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Gradient by input (0) or weight (1), by torch, which knows neither unbatched images nor one-sided padding here."""
+    """Gradient by input (0) or weight (1). torch's op knows no unbatched image, no one-sided padding."""
     top, bottom, left, right = padding_sides("conv2d", padding)
     pad = (left, right, top, bottom) if (top, left) != (bottom, right) else None
     size = (1, *input_size)[-4:]

@@ -9,7 +9,7 @@ Shapes: x [N, C, H, W] or [C, H, W]; output, indices and g [N, C, P, Q] or [C, P
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastconv._torch_private import torch
 from fastconv.ops._check import (
@@ -69,10 +69,16 @@ def output_size(
 
 
 def take(planes: Tensor, indices: Tensor) -> Tensor:
-    """``output[n,c,p,q] = planes[n,c][indices[n,c,p,q]]``; 0 where the index lies outside of the plane."""
-    flat, index = planes.flatten(-2), indices.flatten(-2)
-    size = flat.shape[-1]
-    taken = flat.gather(-1, index.clamp(0, size - 1))
+    """``output[n,c,p,q] = planes[n,c][indices[n,c,p,q]]``;
+
+    0 where the index lies outside of the plane.
+    """
+    *outer, height, width = planes.shape
+    size = height * width
+    index = indices.reshape(
+        *outer, -1
+    )  # not flatten: torch's older vmap, in gradcheck, has no rule for it
+    taken = planes.reshape(*outer, size).gather(-1, index.clamp(0, size - 1))
     return torch.where((index >= 0) & (index < size), taken, 0).reshape(indices.shape)
 
 
@@ -82,7 +88,7 @@ class MaxPool2dWithIndices(Op):
     family = "max_pool2d"
     schema = f"max_pool2d_with_indices{_ARGUMENTS} -> (Tensor, Tensor)"
     dtypes = FLOATING | INTEGER
-    integer_outputs = (1,)
+    integer_outputs: ClassVar[tuple[int, ...]] = (1,)
 
     def outputs(self, input: Any, *window: Any) -> tuple[Output, ...]:
         shape = output_size(self.name, input.shape, *window)
@@ -110,10 +116,13 @@ class MaxPool2dWithIndices(Op):
 
 
 class MaxPool2d(MaxPool2dWithIndices):
-    """The largest element of every window. Its derivative looks for the indices again: use with_indices in training."""
+    """The largest element of every window.
+
+    Its derivative looks for the indices again: use with_indices in training.
+    """
 
     schema = f"max_pool2d{_ARGUMENTS} -> Tensor"
-    integer_outputs = ()
+    integer_outputs: ClassVar[tuple[int, ...]] = ()
 
     def outputs(self, input: Any, *window: Any) -> tuple[Output, ...]:
         return super().outputs(input, *window)[:1]

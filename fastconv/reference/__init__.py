@@ -1,4 +1,5 @@
-"""What every operation means: NumPy functions readable like the formula, Numba loops, and the cases that test them.
+"""What every operation means: NumPy functions readable like the formula, Numba loops, and the cases
+that test them.
 
 Never imports torch: the truth stays independent.
 """

@@ -1,4 +1,4 @@
-"""Compiles a loop with Numba at its first call, so that importing fastconv does not import Numba."""
+"""Compiles a loop with Numba at its first call: importing fastconv does not import Numba."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _ONE_AT_A_TIME = threading.RLock()
 def parallel(loop: Callable[..., None]) -> Callable[..., None]:
     """Compiles ``loop`` on its first call; its ``prange`` runs on all threads of Numba.
 
-    Iterations of ``prange`` write disjoint outputs and sum in a fixed order: the result does not depend on the threads.
+    Iterations of ``prange`` write disjoint outputs and sum in a fixed order: the result does not
+    depend on the threads.
     """
 
     @functools.cache
@@ -26,9 +27,9 @@ def parallel(loop: Callable[..., None]) -> Callable[..., None]:
 
         loop.__globals__["prange"] = numba.prange
         try:
-            return numba.njit(parallel=True, cache=True)(loop)  # type: ignore[no-any-return]
+            return numba.njit(parallel=True, cache=True)(loop)
         except RuntimeError:  # no directory to keep compiled code in
-            return numba.njit(parallel=True)(loop)  # type: ignore[no-any-return]
+            return numba.njit(parallel=True)(loop)
 
     @functools.wraps(loop)
     def call(*arguments: Any) -> None:

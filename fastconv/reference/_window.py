@@ -1,7 +1,7 @@
 """Sliding-window geometry, shared by the references of convolution and pooling.
 
-The window of output row ``p`` covers the input rows ``h = p * stride - before + r * dilation``, ``r`` in ``[0, taps)``;
-columns likewise.
+The window of output row ``p`` covers the input rows ``h = p * stride - before + r * dilation``,
+``r`` in ``[0, taps)``; columns likewise.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def padding_sides(padding: IntPair) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def taps_of(first: int, count: int, stride: int) -> slice:
-    """The elements that one tap of the window meets, over all ``count`` outputs, in the padded input."""
+    """What one tap of the window meets, over all ``count`` outputs, in the padded input."""
     return slice(first, first + (count - 1) * stride + 1 if count else first, stride)
 
 
@@ -51,5 +51,5 @@ def widened(array: Array) -> Array:
 
 
 def is_integer(array: Array) -> bool:
-    """Whether the elements are integers (bfloat16 of ml_dtypes has kind 'V', so ask for the opposite)."""
+    """Whether the elements are integers (bfloat16 of ml_dtypes has kind 'V')."""
     return array.dtype.kind in "iub"

@@ -4,11 +4,12 @@
     grad_input[n, g*C/G + c, h, w] = sum_{k in g, r, s} grad_output[n,k,p,q] * weight[k,c,r,s]
     grad_weight[k,c,r,s]           = sum_{n,p,q} grad_output[n,k,p,q] * input[n, g*C/G + c, h, w]
 
-    with  h = p * stride_h - top + r * dilation_h,  w = q * stride_w - left + s * dilation_w,  g = k / (K/G);
-    input outside [0,H) x [0,W) counts as 0.
+    with  h = p * stride_h - top + r * dilation_h,  w = q * stride_w - left + s * dilation_w,  g = k
+    / (K/G); input outside [0,H) x [0,W) counts as 0.
 
-N batch; C input channels; H, W input extents; K output channels; R, S window; P, Q output extents; G groups.
-Sums are formed in float64 and rounded once. Arguments are taken to be legal: whoever calls has checked them.
+N batch; C input channels; H, W input extents; K output channels; R, S window; P, Q output extents;
+G groups. Sums are formed in float64 and rounded once. Arguments are taken to be legal: whoever
+calls has checked them.
 """
 
 from __future__ import annotations
@@ -48,11 +49,11 @@ class _Shape:
     dilation: tuple[int, int]
 
     @property
-    def P(self) -> int:
+    def P(self) -> int:  # noqa: N802
         return self._extent(0, self.H, self.R)
 
     @property
-    def Q(self) -> int:
+    def Q(self) -> int:  # noqa: N802
         return self._extent(1, self.W, self.S)
 
     def _extent(self, axis: int, size: int, taps: int) -> int:

@@ -1,13 +1,14 @@
 """The meaning of max_pool2d: the largest element of every window, and its gradient.
 
-    output[n,c,p,q]  = max_{r,s} input[n,c,h,w]      h = p * stride_h - pad_h + r * dilation_h, w likewise
-    indices[n,c,p,q] = h * W + w of the element taken
-    grad_input[n,c,h,w] = sum of grad_output[n,c,p,q] over all p, q whose indices[n,c,p,q] == h * W + w
+    output[n,c,p,q]  = max_{r,s} input[n,c,h,w]      h = p * stride_h - pad_h + r * dilation_h, w
+    likewise indices[n,c,p,q] = h * W + w of the element taken grad_input[n,c,h,w] = sum of
+    grad_output[n,c,p,q] over all p, q whose indices[n,c,p,q] == h * W + w
 
-Padding is never taken. Among equal elements the first in row-major order is taken; a NaN is larger than everything, and of
-several NaNs the last is taken (as torch does). A window of -inf alone gives the index of its first element inside. A window
-that lies in the padding altogether gives the type's lowest value, and the index that its first row and column not before
-the input would have: it may be >= H * W, and the gradient leaves it out.
+Padding is never taken. Among equal elements the first in row-major order is taken; a NaN is larger
+than everything, and of several NaNs the last is taken (as torch does). A window of -inf alone gives
+the index of its first element inside. A window that lies in the padding altogether gives the type's
+lowest value, and the index that its first row and column not before the input would have: it may be
+>= H * W, and the gradient leaves it out.
 
 N batch; C channels; H, W input extents; R, S window; P, Q output extents.
 Arguments are taken to be legal: whoever calls has checked them.
@@ -38,7 +39,11 @@ class _Axis:
 
     @property
     def count(self) -> int:
-        """Number of outputs. With ceil_mode the last window may hang over, but must start inside or in the padding before."""
+        """Number of outputs.
+
+        With ceil_mode the last window may hang over, but must start inside or in the padding
+        before.
+        """
         room = self.size + 2 * self.padding - self.dilation * (self.taps - 1) - 1
         if not self.ceil_mode:
             return room // self.stride + 1
@@ -130,11 +135,13 @@ def max_pool2d(
 def max_pool2d_backward(
     grad_output: Array, indices: Array, input_size: Sequence[int], *, dtype: Any = None
 ) -> Array:
-    """Gives every element of ``grad_output`` to the input element that was taken, summed in float64.
+    """Gives every element of ``grad_output`` to the input element that was taken, summed in
+    float64.
 
     Args:
         grad_output: [N, C, P, Q] or [C, P, Q].
-        indices: of the same shape, from :func:`max_pool2d_with_indices`; those outside the plane are left out.
+        indices: of the same shape, from :func:`max_pool2d_with_indices`; those outside the plane
+            are left out.
         input_size: shape of the input, and of the result.
         dtype: of the result; that of ``grad_output`` if None.
     """

@@ -1,0 +1,171 @@
+"""What tests of fastconv share:
+
+Inputs, tolerances, devices, and a comparison whose failure says where and how much.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastconv._torch_private import HAS_TORCH, torch
+
+# (unit roundoff, how many roundoffs of the result itself are granted): half of the distance from 1
+# to the next number.
+TOLERANCES: dict[str, float] = {
+    "float64": 2.0**-53,
+    "float32": 2.0**-24,
+    "float16": 2.0**-11,
+    "bfloat16": 2.0**-8,
+}
+# The type that kernels accumulate in.
+_ACCUMULATOR = {
+    "float64": "float64",
+    "float32": "float32",
+    "float16": "float32",
+    "bfloat16": "float32",
+}
+
+
+def tolerance(dtype: Any, reduction_length: int) -> tuple[float, float]:
+    """(rtol, atol) for a sum of ``reduction_length`` products of numbers of size 1, against a
+    float64 sum.
+
+    One rounding of the result; and rounding errors of the accumulator, which grow with the square
+    root of the length when they are independent. Eight such deviations are granted. Integers must
+    agree exactly.
+
+    Args:
+        dtype: of torch or NumPy, or its name.
+        reduction_length: number of products in the longest sum.
+
+    Example:
+        >>> tolerance("int64", 10)
+        (0.0, 0.0)
+        >>> rtol, atol = tolerance("float32", 100)
+        >>> 1e-8 < rtol < 1e-6 and 1e-7 < atol < 1e-5
+        True
+    """
+    name = _name(dtype)
+    if name not in TOLERANCES:
+        return 0.0, 0.0
+    unit = TOLERANCES[_ACCUMULATOR[name]]
+    deviation = unit * max(reduction_length, 1) ** 0.5
+    return 2 * TOLERANCES[name] + 8 * unit, 8 * deviation
+
+
+def assert_close(
+    actual: Any, expected: Any, *, reduction_length: int = 1, context: str = ""
+) -> None:
+    """Compares a result with the float64 truth; a NaN must meet a NaN.
+
+    Args:
+        actual: tensor or array; its dtype decides the tolerance.
+        expected: tensor or array of the same shape, usually in float64.
+        reduction_length: number of products in the longest sum, for :func:`tolerance`.
+        context: what was compared, for the message.
+
+    Raises:
+        AssertionError: with the worst positions, the sizes of the errors, and where along each axis
+        they lie.
+    """
+    rtol, atol = tolerance(actual.dtype, reduction_length)
+    got, want = to_float64(actual), to_float64(expected)
+    if got.shape != want.shape:
+        raise AssertionError(f"{context}: shape {got.shape}, expected {want.shape}")
+    with np.errstate(invalid="ignore"):
+        error = np.where(got == want, 0.0, np.abs(got - want))
+    error = np.where(np.isnan(got) & np.isnan(want), 0.0, error)
+    bad = ~(error <= atol + rtol * np.abs(want))
+    if bad.any():
+        raise AssertionError(_report(context, got, want, error, bad, rtol, atol))
+
+
+def _report(
+    context: str, got: Any, want: Any, error: Any, bad: Any, rtol: float, atol: float
+) -> str:
+    """Which elements are wrong, and how the wrong ones are spread along each axis:
+
+    Tails and tiles show at a glance.
+    """
+    order = np.argsort(np.where(np.isnan(error), np.inf, error), axis=None)[::-1]
+    worst = [tuple(map(int, np.unravel_index(i, bad.shape))) for i in order[:5]]
+    lines = [
+        f"{context}: {int(bad.sum())} of {bad.size} elements differ "
+        f"(rtol {rtol:.1e}, atol {atol:.1e}); shape {bad.shape}",
+        *(f"  at {at}: got {got[at]!r}, expected {want[at]!r}" for at in worst if bad[at]),
+    ]
+    for axis in range(bad.ndim):
+        others = tuple(a for a in range(bad.ndim) if a != axis)
+        counts = bad.sum(others)
+        where = ", ".join(f"{i}: {n}" for i, n in enumerate(counts.tolist()) if n)
+        lines.append(f"  along axis {axis} (index: wrong): {where[:300]}")
+    return "\n".join(lines)
+
+
+def devices() -> list[str]:
+    """The devices that fastconv can be tested on here:
+
+    ``cpu``, and ``cuda`` if torch and fastconv see one.
+    """
+    from fastconv import _native
+
+    core = _native.core
+    has_cuda = HAS_TORCH and torch.cuda.is_available() and core is not None
+    return ["cpu", "cuda"] if has_cuda and core.cuda_archs() else ["cpu"]  # type: ignore[union-attr]
+
+
+def make_input(
+    shape: tuple[int, ...], dtype: Any = "float32", layout: str = "contiguous", seed: int = 0
+) -> Any:
+    """A torch tensor of normally distributed numbers (integers: of the whole range), the same on
+    every machine.
+
+    Args:
+        shape: of the tensor.
+        dtype: of torch, or its name.
+        layout: ``contiguous``, ``channels_last``, ``transposed`` (width before height in memory),
+            ``sliced`` (every second column of something wider, at an offset) or ``expanded`` (one
+            image, seen N times).
+        seed: of the random numbers.
+
+    Returns:
+        A tensor of that shape whatever its memory looks like; float64 values rounded to ``dtype``.
+    """
+    name = _name(dtype)
+    random = np.random.default_rng(seed)
+    kind = getattr(torch, name)
+    if name in TOLERANCES:
+        values = torch.from_numpy(random.standard_normal(shape)).to(kind)
+    else:
+        limits = torch.iinfo(kind)
+        array = random.integers(limits.min, limits.max, shape, np.int64, endpoint=True)
+        values = torch.from_numpy(array).to(kind)
+    if layout == "channels_last":
+        return values.contiguous(memory_format=torch.channels_last) if len(shape) == 4 else values
+    if layout == "transposed":
+        return values.transpose(-1, -2).contiguous().transpose(-1, -2)
+    if layout == "sliced":
+        wide = torch.zeros((*shape[:-1], 2 * shape[-1] + 3), dtype=kind)
+        view = wide[..., 3::2]
+        return view.copy_(values)
+    if layout == "expanded":
+        return values[:1].expand(shape) if shape[0] else values
+    if layout != "contiguous":
+        raise ValueError(f"make_input: expected a known layout, got {layout!r}")
+    return values
+
+
+def to_float64(array: Any) -> Any:
+    """Any tensor or array as a NumPy array of float64; integers stay what they are."""
+    if HAS_TORCH and isinstance(array, torch.Tensor):
+        array = array.detach().cpu()
+        array = (array.double() if array.is_floating_point() else array).numpy()
+    array = np.asarray(array)
+    return array if array.dtype.kind in "iub" else array.astype(np.float64)
+
+
+def _name(dtype: Any) -> str:
+    text = str(dtype).removeprefix("torch.")
+    return text if text in TOLERANCES or text in ("bfloat16",) else str(np.dtype(text))
