@@ -14,6 +14,8 @@ hypothesis.settings.load_profile("fastconv")
 
 
 def pytest_configure(config):
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)  # the workers share the cores; test_threads asks for more by itself
     config.addinivalue_line("markers", "cuda: needs a CUDA device; skipped where there is none")
     config.addinivalue_line(
         "markers", "slow: needs minutes or many gigabytes; runs with FASTCONV_SLOW=1"

@@ -46,7 +46,7 @@ class MaxPool2d(Operation):
 
     def torch_doors(self, case):
         functional, ops, options = fastconv.functional, torch.ops.fastconv, self.options(case)
-        modules = fastconv.MaxPool2d(*self.module_arguments(case)[0], return_indices=True)
+        module = fastconv.MaxPool2d(**options, return_indices=True)
         doors = {
             "functional, indices": lambda input: functional.max_pool2d(
                 input, **options, return_indices=True
@@ -59,7 +59,7 @@ class MaxPool2d(Operation):
             "ops.max_pool2d_with_indices": lambda input: ops.max_pool2d_with_indices(
                 input, **self.op_options(case)
             ),
-            "module": lambda input: modules(input),
+            "module": lambda input: module(input),
         }
         return {name: at_least_one(door) for name, door in doors.items()}
 
