@@ -12,7 +12,8 @@ from fastconv._torch_private import torch
 from fastconv.ops._check import dtype_name
 from fastconv.ops._define import OPS
 
-_SUPPORTED_KINDS = "biufcV"  # V: bfloat16 of ml_dtypes
+_NUMBERS = "biufcV"  # kinds; V: bfloat16 of ml_dtypes
+_LONG_DOUBLES = "gG"  # characters; torch.from_numpy does not know them
 
 
 def call(name: str, *arguments: Any) -> Any:
@@ -66,7 +67,8 @@ def _checked(op: str, value: Any) -> Any:
         return None
     expect_array(op, "every array", value)
     array = value if isinstance(value, np.ndarray) else np.from_dlpack(value)
-    if array.dtype.kind not in _SUPPORTED_KINDS or array.dtype.names is not None:
+    dtype = array.dtype
+    if dtype.kind not in _NUMBERS or dtype.names is not None or dtype.char in _LONG_DOUBLES:
         raise TypeError(f"{op}: expected an array of numbers, got dtype {array.dtype}")
     if not array.dtype.isnative:
         raise ValueError(f"{op}: expected native byte order, got dtype {array.dtype.str}")

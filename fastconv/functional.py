@@ -17,7 +17,7 @@ from fastconv._torch_private import HAS_TORCH, torch
 __all__ = ["conv2d", "max_pool2d", "max_pool2d_with_indices"]
 
 # Bound once: looking names up is a tenth of what a call costs.
-_ONE, _ZERO = 1, 0
+_ONE, _ZERO, _LARGEST = 1, 0, 2**31 - 1
 if HAS_TORCH:
     from torch import Tensor
     from torch.overrides import handle_torch_function
@@ -30,6 +30,7 @@ if HAS_TORCH:
 
     _strided = torch.strided
     _is_grad_enabled = torch.is_grad_enabled
+    _is_compiling = torch.compiler.is_dynamo_compiling
     _conv2d = _conv2d_op.call
     _conv2d_dtypes = _conv2d_op.torch_dtypes
     _max_pool2d = _max_pool2d_op.call
@@ -54,13 +55,12 @@ def _has_kernels(tensor: Tensor) -> bool:
 
 
 def _needs_indices(input: Tensor) -> bool:
-    """A derivative needs the indices:
-
-    Keep those that the forward pass finds. (A trace records one op for all uses.)
-    """
-    if input.requires_grad and _is_grad_enabled():
-        return not private.is_tracing()
-    return private.functorch_is_active()
+    """A derivative needs the indices: keep those that the forward pass finds."""
+    needed = input.requires_grad and _is_grad_enabled()
+    if _is_compiling():
+        return needed
+    # A trace is to record the same op whoever will use it.
+    return not private.is_tracing() if needed else private.functorch_is_active()
 
 
 def conv2d(
@@ -187,6 +187,7 @@ def max_pool2d(
             )
         if (
             type(kernel_size) is int
+            and kernel_size <= _LARGEST
             and (stride is None or stride is kernel_size)
             and padding is _ZERO
             and dilation is _ONE

@@ -103,6 +103,9 @@ def define(declaration: type[Op]) -> Op:
     return op
 
 
+# Tensors that are not strided: torch's own function serves them, or raises its own error.
+_FOREIGN_KEYS = ("SparseCPU", "SparseCUDA", "SparseCsrCPU", "SparseCsrCUDA", "MkldnnCPU")
+
 if HAS_TORCH:
     _LIBRARY = private.new_library("fastconv", "DEF")
 
@@ -125,6 +128,8 @@ def _register(op: Op) -> None:
     torch.library.register_fake(qualified_name, fake, lib=_LIBRARY)
     torch.library.register_vmap(qualified_name, batched, lib=_LIBRARY)
     register_autograd(op, _LIBRARY)
+    for key in _FOREIGN_KEYS:
+        _LIBRARY.impl(op.name, op.torch, key)
     if op.autocast:
         _register_autocast(op)
     op.call = eager(op)

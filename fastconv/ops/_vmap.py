@@ -61,8 +61,8 @@ def _from_channels(batch: int, single: bool) -> Unfold:
 
 def _geometry(constants: Sequence[Any]) -> tuple[tuple[Any, ...], int]:
     """(stride, padding, dilation) and groups, with the schema's defaults."""
-    *window, groups = (*constants, *(1, 0, 1, 1)[len(constants) :])
-    return tuple(window), groups
+    all_four = tuple(constants) + (1, 0, 1, 1)[len(constants) :]
+    return all_four[:3], all_four[3]
 
 
 def fold_conv2d(

@@ -261,7 +261,7 @@ def _torch_grad(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """Gradient by input (0) or weight (1). torch's op knows no unbatched image, no one-sided padding."""
+    """Gradient by input (0) or weight (1). torch knows no unbatched image, no one-sided padding."""
     top, bottom, left, right = padding_sides("conv2d", padding)
     pad = (left, right, top, bottom) if (top, left) != (bottom, right) else None
     size = (1, *input_size)[-4:]
