@@ -1,6 +1,8 @@
 // Which CUDA devices there are, and whether our kernels can run on them. Nothing here throws or needs a driver.
 #pragma once
 
+// The doors call these from outside of the kernel library.
+#pragma GCC visibility push(default)
 namespace fastconv {
 namespace cuda {
 
@@ -15,3 +17,4 @@ int set_device(int device);
 
 }  // namespace cuda
 }  // namespace fastconv
+#pragma GCC visibility pop
