@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from fastconv.testing import assert_close
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch.nn import functional as F
 
@@ -21,6 +20,7 @@ from bench import rivals
 from bench.conftest import Work
 from bench.interleave import Contest
 from bench.shapes import BATCHES, CONV_LAYERS, DTYPES, LAYOUTS
+from fastconv.testing import assert_close
 
 PASSES = ("forward", "input_grad", "weight_grad")
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from fastconv.testing import assert_close
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch.nn import functional as F
 
@@ -20,6 +19,7 @@ from bench import rivals
 from bench.conftest import Work
 from bench.interleave import Contest
 from bench.shapes import BATCHES, DTYPES, LAYOUTS, POOL_LAYERS
+from fastconv.testing import assert_close
 
 PASSES = ("forward", "backward")
 

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
-import fastconv.functional as FC
 import numpy as np
 import pytest
 import torch
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastconv
+import fastconv.functional as FC
 from bench.conftest import replay
 from bench.interleave import Contest, Runner, Timing
 

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from types import ModuleType
 
-import fastconv.functional as FC
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+import fastconv.functional as FC
 from bench.interleave import Runner
 from bench.shapes import ConvLayer, PoolLayer
 

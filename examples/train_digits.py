@@ -375,7 +375,7 @@ def draw_speeds(axis: plt.Axes, phase: str, runners: list[Runner], values: list[
     names = [runner.name for runner in runners]
     bars = axis.bar(names, values, color=[COLORS[name] for name in names], width=0.62)
     axis.bar_label(bars, labels=[f"{value:,.0f}" for value in values], padding=3)
-    title = f"{phase.capitalize()}: {values[0] / values[1]:.2f}× torch"
+    title = f"{phase.capitalize()}: {values[0] / values[1]:.2f}x torch"
     axis.set_title(title, loc="left", weight="bold", fontsize=11)
     axis.set(ylabel="images per second", ylim=(0, 1.1 * max(values)), xlim=(-0.6, 1.6))
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
