@@ -48,6 +48,7 @@ __device__ __forceinline__ Share share_of(const TiledCorrelation& tiled) {
   block /= of.phases_w;
   share.h = phase_of<int>(of.h, of.transposed, static_cast<int>(block % of.phases_h));
   share.group = block / of.phases_h;
+  if (share.h.taps == 0 || share.w.taps == 0) share.h.taps = 0, share.w.taps = 1;  // none, and none divides by 0
   share.spots = of.N * share.h.count * share.w.count;
   return share;
 }
@@ -109,8 +110,7 @@ __global__ void __launch_bounds__(TileType::kThreads) conv2d_correlation_tiled_k
   constexpr int kLanes = kVectorLanes<T>;
   using SourceGather = TapGather<T, TileType::kRows, TileType::kStage, TileType::kThreads>;
   using WeightGather = TapGather<T, TileType::kColumns, TileType::kStage, TileType::kThreads>;
-  extern __shared__ __align__(16) unsigned char shared_memory[];
-  auto& shared = *reinterpret_cast<typename TileType::Shared*>(shared_memory);
+  auto& shared = *reinterpret_cast<typename TileType::Shared*>(dynamic_shared_memory());
 
   // Which tile; later phases may have fewer of them
   const Correlation& of = tiled.of;

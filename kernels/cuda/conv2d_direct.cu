@@ -11,6 +11,7 @@
 // all n, p, q; its threads share the spots (n,p,q) out among themselves and add up through shared memory, in an order
 // that depends on the shape alone. Cost: grad_output is read R * ceil(S / kTaps) * C/G times, input K/G * R * S times.
 #include "kernels/cuda/conv2d_correlation.h"
+#include "kernels/cuda/device.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/numeric.cuh"
 
@@ -163,8 +164,7 @@ struct DirectWeightGrad {
 
 template <class T, class Index>
 __global__ void __launch_bounds__(kThreads) conv2d_weight_grad_direct_kernel(const DirectWeightGrad direct) {
-  extern __shared__ __align__(16) unsigned char shared_memory[];
-  auto* shared = reinterpret_cast<Wide<T>*>(shared_memory);  // [tap][slot][channel]
+  auto* shared = reinterpret_cast<Wide<T>*>(dynamic_shared_memory());  // [tap][slot][channel]
 
   // Which weights
   const Conv2dShape& shape = direct.shape;

@@ -90,8 +90,7 @@ __global__ void __launch_bounds__(TileType::kThreads) conv2d_weight_grad_tiled_k
   constexpr int kLanes = kVectorLanes<T>;
   using RowGather = SpotGather<T, TileType::kRows, TileType::kStage, TileType::kThreads>;
   using ColumnGather = SpotGather<T, TileType::kColumns, TileType::kStage, TileType::kThreads>;
-  extern __shared__ __align__(16) unsigned char shared_memory[];
-  auto& shared = *reinterpret_cast<typename TileType::Shared*>(shared_memory);
+  auto& shared = *reinterpret_cast<typename TileType::Shared*>(dynamic_shared_memory());
 
   // Which tile
   const Conv2dShape& shape = tiled.shape;

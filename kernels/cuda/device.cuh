@@ -1,4 +1,5 @@
-// Every PTX instruction that the kernels use, one wrapper each, with the layout that the PTX manual states.
+// What only the device can do: every PTX instruction that the kernels use, one wrapper each, with the layout that the
+// PTX manual states. tests/cuda_emulator/ has the same functions for the host.
 //
 // Matrix products: https://docs.nvidia.com/cuda/parallel-thread-execution/#warp-level-matrix-fragment-mma-16816-float
 // In them  group = lane / 4,  pair = lane % 4;  a 32-bit register holds two 16-bit elements, the lower index below.
@@ -11,6 +12,12 @@
 
 namespace fastconv {
 namespace cuda {
+
+// The dynamic shared memory of the block, of the size that the launch asked for.
+__device__ __forceinline__ unsigned char* dynamic_shared_memory() {
+  extern __shared__ __align__(16) unsigned char memory[];
+  return memory;
+}
 
 // ldmatrix.x4: four 8x8 tiles of 16-bit elements from shared memory. Lane l gives the address of the 16 bytes that are
 // row l % 8 of tile l / 8; of tile i, the lane receives elements [group][2 * pair], [group][2 * pair + 1] in values[i].

@@ -12,6 +12,7 @@
 //   max_pool2d_backward_scan_kernel: one block = 32 planes (n,c) x a band of input positions whose sums are in shared
 //   memory; one thread = one plane, whose indices it reads from first to last.
 //   Cost: every index is read ceil(H * W / band) times.
+#include "kernels/cuda/device.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/max_pool2d.cuh"
 #include "kernels/cuda/numeric.cuh"
@@ -123,7 +124,6 @@ struct Scan {
 
 template <class T>
 __global__ void __launch_bounds__(kScanPlanes) max_pool2d_backward_scan_kernel(const Scan scan) {
-  extern __shared__ __align__(16) unsigned char shared_memory[];
   const MaxPool2dShape& shape = scan.shape;
 
   // Which plane and which band
@@ -136,7 +136,7 @@ __global__ void __launch_bounds__(kScanPlanes) max_pool2d_backward_scan_kernel(c
   const int64_t positions = rest < kScanBand<T> ? rest : kScanBand<T>;
 
   // The thread's sums are a column of its own: nobody else touches it
-  Wide<T>* sums = reinterpret_cast<Wide<T>*>(shared_memory) + threadIdx.x;
+  Wide<T>* sums = reinterpret_cast<Wide<T>*>(dynamic_shared_memory()) + threadIdx.x;
   for (int64_t i = 0; i < positions; ++i) sums[i * kScanPlanes] = Wide<T>(0);
 
   // Every output, row-major

@@ -1,0 +1,149 @@
+"""The CUDA kernels, compiled by the host compiler and run on an emulated device: see emulator.h."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+FLAGS = [
+    *("-std=c++17", "-O1", "-g", "-fPIC", "-fno-strict-aliasing"),
+    *("-Wall", "-Wno-unknown-pragmas", "-Wno-attributes", "-Werror"),
+    *("-I", str(HERE / "include"), "-I", str(HERE), "-I", str(ROOT)),
+]
+# Every access of a kernel becomes a call, which memory.cpp answers: no sanitizer's runtime takes part.
+INSTRUMENTED = [
+    *("-x", "c++", "-fsanitize=kernel-address"),
+    *("--param", "asan-instrumentation-with-call-threshold=0"),
+    *("--param", "asan-globals=0", "--param", "asan-stack=0"),
+]
+DTYPES = (
+    *("float32", "float64", "float16", "bfloat16"),
+    *("uint8", "int8", "int16", "int32", "int64"),
+)  # in the order of kernels/dtype.h
+
+
+class EmulationError(Exception):
+    """A kernel did what no kernel may do."""
+
+
+def compiler() -> str | None:
+    """A GCC (Clang spells the instrumentation otherwise), or None."""
+    for name in (os.environ.get("CXX"), "g++"):
+        path = name and shutil.which(name)
+        if path and "Free Software Foundation" in _output([path, "--version"]):
+            return path
+    return None
+
+
+def _output(command: list[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+
+def _kernels() -> list[Path]:
+    return [path for path in sorted((ROOT / "kernels/cuda").glob("*.cu")) if path.stem != "info"]
+
+
+def _digest() -> str:
+    """Of everything that the library is made from."""
+    digest = hashlib.sha256(repr(FLAGS + INSTRUMENTED).encode())
+    patterns = ("kernels/*.h", "kernels/cuda/*", "tests/cuda_emulator/**/*")
+    for path in sorted({path for pattern in patterns for path in ROOT.glob(pattern)}):
+        if path.is_file() and "__pycache__" not in path.parts:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def build() -> Path:
+    """Compiles the emulator and all kernels into one library; a finished one is kept for the next run."""
+    folder = Path(tempfile.gettempdir()) / f"fastconv_cuda_emulator_{os.getuid()}"
+    library = folder / f"{_digest()}.so"
+    if library.is_file():
+        return library
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+
+        def compile_one(source: Path) -> Path:
+            kind = INSTRUMENTED if source.suffix == ".cu" else []
+            target = Path(scratch) / f"{source.name}.o"
+            command = [compiler(), *FLAGS, *kind, "-c", str(source), "-o", str(target)]
+            subprocess.run(command, check=True)
+            return target
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(
+                pool.map(
+                    compile_one, [*_kernels(), *sorted(HERE.glob("*.c*"), key=lambda p: p.name)]
+                )
+            )
+        linked = Path(scratch) / "library.so"
+        subprocess.run([compiler(), "-shared", *map(str, objects), "-o", str(linked)], check=True)
+        linked.replace(library)
+    return library
+
+
+@cache
+def library() -> ctypes.CDLL:
+    loaded = ctypes.CDLL(str(build()))
+    loaded.emulator_register.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    loaded.emulator_threads_run.restype = ctypes.c_uint64
+    for name in (
+        *("emulate_conv2d", "emulate_conv2d_input_grad", "emulate_conv2d_weight_grad"),
+        *("emulate_max_pool2d", "emulate_max_pool2d_backward", "emulate_planted", "planted_name"),
+    ):
+        getattr(loaded, name).restype = ctypes.c_char_p
+    return loaded
+
+
+def _located(text: str) -> str:
+    """Replaces @offset by function, file and line."""
+
+    def locate(match: re.Match[str]) -> str:
+        lines = _output(["addr2line", "-Cfs", "-e", str(build()), match[1]]).split("\n")
+        name = re.sub(r"\(anonymous namespace\)::|fastconv::cuda::|^void ", "", lines[0])
+        name = name.partition("(")[0]
+        return f"{name} ({lines[1]})" if len(lines) > 1 else match[0]
+
+    return re.sub(r"@([0-9a-f]+)", locate, text)
+
+
+def _bounds(array: np.ndarray) -> tuple[int, int]:
+    """The first address of an array's elements, and the first behind them."""
+    try:
+        from numpy.lib.array_utils import byte_bounds
+    except ImportError:  # NumPy 1
+        from numpy import byte_bounds
+    return byte_bounds(array)
+
+
+def call(entry: str, *arguments: object, read: tuple = (), write: tuple = ()) -> None:
+    """Calls an entry; its kernels may touch nothing but the elements of the arrays named here.
+
+    Arrays among the arguments are passed as pointers to their first element, None as null.
+    """
+    emulator = library()
+    for arrays, writable in ((read, 0), (write, 1)):
+        for array in arrays:
+            begin, end = _bounds(array)
+            emulator.emulator_register(begin, end - begin, writable)
+    pointers = [
+        ctypes.c_void_p(argument.ctypes.data) if isinstance(argument, np.ndarray) else argument
+        for argument in arguments
+    ]
+    try:
+        error = getattr(emulator, entry)(*pointers)
+    finally:
+        emulator.emulator_forget_all()
+    if error is not None:
+        raise EmulationError(_located(error.decode()))

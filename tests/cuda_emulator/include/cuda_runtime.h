@@ -1,0 +1,141 @@
+// Stands in for CUDA's own header, so that a host compiler builds the same .cu sources: see ../emulator.h.
+#pragma once
+#include <climits>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __align__(bytes) __attribute__((aligned(bytes)))
+#define __shared__ thread_local  // one host thread runs all blocks, one after the other: see emulator.cpp
+
+struct uint2 {
+  unsigned x, y;
+} __attribute__((aligned(8)));
+struct uint3 {
+  unsigned x, y, z;
+};
+struct uint4 {
+  unsigned x, y, z, w;
+} __attribute__((aligned(16)));
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+extern uint3 threadIdx, blockIdx;
+extern dim3 blockDim, gridDim;
+
+using cudaStream_t = struct EmulatedStream*;
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorInsufficientDriver = 35,
+  cudaErrorInvalidDeviceFunction = 98,
+  cudaErrorNoDevice = 100,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorNoKernelImageForDevice = 209,
+  cudaErrorUnsupportedPtxVersion = 222,
+  cudaErrorLaunchFailure = 719,
+};
+const char* cudaGetErrorString(cudaError_t error);
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+namespace emulator {
+
+struct Launch {
+  void (*run)(const Launch&);  // one thread
+  void (*kernel)();
+  void** arguments;
+  dim3 grid, block;
+  size_t shared_bytes;
+};
+cudaError_t launch(const Launch& launch);
+
+void block_barrier();
+int block_barrier_sum(int value);
+
+// A warp's collective: every lane of `mask` hands in its operands, the last one to come runs `work` for all of them.
+using Work = void (*)(void* const (&lanes)[32], unsigned mask);
+void collective(unsigned mask, Work work, void* operands, bool orders_memory);
+
+template <class T>
+struct Shuffle {
+  T value, result;
+  int source;
+};
+
+}  // namespace emulator
+
+// Not instrumented: it is the device that hands the arguments to a thread, by value.
+template <class... P, size_t... i>
+__attribute__((no_sanitize("kernel-address"))) void emulated_call(const emulator::Launch& launch, std::index_sequence<i...>) {
+  reinterpret_cast<void (*)(P...)>(launch.kernel)(*static_cast<P*>(launch.arguments[i])...);
+}
+
+template <class... P>
+cudaError_t cudaLaunchKernel(void (*kernel)(P...), dim3 grid, dim3 block, void** arguments, size_t shared_bytes,
+                             cudaStream_t) {
+  const auto run = [](const emulator::Launch& launch) __attribute__((no_sanitize("kernel-address"))) {
+    emulated_call<P...>(launch, std::index_sequence_for<P...>{});
+  };
+  return emulator::launch(
+      {run, reinterpret_cast<void (*)()>(kernel), arguments, grid, block, shared_bytes});
+}
+
+// Barriers and votes of a block and of a warp. They are inlined, so that the address at which a thread waits is the
+// kernel's, and tells whether all threads wait at the same place.
+inline __attribute__((always_inline)) void __syncthreads() { emulator::block_barrier(); }
+inline __attribute__((always_inline)) int __syncthreads_count(int predicate) {
+  return emulator::block_barrier_sum(predicate != 0);
+}
+inline __attribute__((always_inline)) int __syncthreads_or(int predicate) {
+  return emulator::block_barrier_sum(predicate != 0) != 0;
+}
+inline __attribute__((always_inline)) void __syncwarp(unsigned mask = 0xffffffffu) {
+  emulator::collective(mask, [](void* const (&)[32], unsigned) {}, nullptr, true);
+}
+
+// Not instrumented: it is the device that reads the lanes' registers.
+template <class T>
+__attribute__((no_sanitize("kernel-address"))) void emulated_exchange(void* const (&lanes)[32], unsigned active) {
+  for (int lane = 0; lane < 32; ++lane) {
+    if (!(active >> lane & 1)) continue;
+    auto* mine = static_cast<emulator::Shuffle<T>*>(lanes[lane]);
+    if (mine->source < 0 || mine->source > 31 || !(active >> mine->source & 1)) continue;
+    mine->result = static_cast<emulator::Shuffle<T>*>(lanes[mine->source])->value;
+  }
+}
+
+template <class T>
+inline __attribute__((always_inline)) T emulated_shuffle(unsigned mask, T value, int source) {
+  emulator::Shuffle<T> operands{value, value, source};
+  emulator::collective(mask, emulated_exchange<T>, &operands, false);
+  return operands.result;
+}
+template <class T>
+T __shfl_sync(unsigned mask, T value, int source) {
+  return emulated_shuffle(mask, value, source & 31);
+}
+template <class T>
+T __shfl_xor_sync(unsigned mask, T value, int lanes) {
+  return emulated_shuffle(mask, value, static_cast<int>(threadIdx.x % 32) ^ lanes);
+}
+template <class T>
+T __shfl_down_sync(unsigned mask, T value, unsigned delta) {
+  return emulated_shuffle(mask, value, static_cast<int>(threadIdx.x % 32 + delta));
+}
+template <class T>
+T __shfl_up_sync(unsigned mask, T value, unsigned delta) {
+  return emulated_shuffle(mask, value, static_cast<int>(threadIdx.x % 32) - static_cast<int>(delta));
+}
+unsigned __ballot_sync(unsigned mask, int predicate);
+inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
+inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == mask; }
