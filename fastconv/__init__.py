@@ -9,6 +9,7 @@ fastconv.show_config()                   what is in use
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from fastconv import _backend, _native
@@ -19,10 +20,14 @@ from fastconv._version import __version__
 
 _backend.start()
 
-from fastconv import functional, reference  # noqa: E402 (binds the ops that start() defines)
+from fastconv import functional  # noqa: E402 (binds the ops that start() defines)
+
+if TYPE_CHECKING:
+    from fastconv import reference as reference
+    from fastconv import testing as testing
 
 if HAS_TORCH or TYPE_CHECKING:
-    from fastconv import nn
+    from fastconv import nn as nn
     from fastconv.nn import Conv2d as Conv2d
     from fastconv.nn import MaxPool2d as MaxPool2d
 
@@ -34,6 +39,8 @@ _native.warn_if_missing(_backend.fallback())
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("reference", "testing"):  # not needed to compute
+        return importlib.import_module(f"fastconv.{name}")
     if name in ("Conv2d", "MaxPool2d", "nn") and not HAS_TORCH:
         raise ImportError(
             f"fastconv.{name} needs torch, which is not installed or disabled by FASTCONV_TORCH=0"

@@ -88,7 +88,10 @@ def _named_padding(op: str, weight_size: Any, stride: Any, padding: str, dilatio
 def max_pool2d_window(
     op: str, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any
 ) -> tuple[Any, ...]:
-    """(kernel_size, stride, padding, dilation, ceil_mode) for the op, without trailing defaults."""
+    """(kernel_size, stride, padding, dilation, ceil_mode) for the op, without trailing defaults.
+
+    The stride is always there: AOTInductor (torch 2.13) passes the default ``[]`` on as None.
+    """
     kernel_size = one_or_two(op, "kernel_size", kernel_size)
     empty = stride is None or (isinstance(stride, (tuple, list)) and not stride)
     stride = kernel_size if empty else one_or_two(op, "stride", stride)
@@ -101,6 +104,4 @@ def max_pool2d_window(
         return kernel_size, stride, padding, dilation, ceil_mode
     if dilation != 1:
         return kernel_size, stride, padding, dilation
-    if padding != 0:
-        return kernel_size, stride, padding
-    return (kernel_size, stride) if stride != kernel_size else (kernel_size,)
+    return (kernel_size, stride, padding) if padding != 0 else (kernel_size, stride)

@@ -193,7 +193,7 @@ def max_pool2d(
             and dilation is _ONE
             and ceil_mode is False
         ):
-            window: tuple[Any, ...] = (kernel_size,)
+            window: tuple[Any, ...] = (kernel_size, kernel_size)
         else:
             window = max_pool2d_window(
                 "max_pool2d", kernel_size, stride, padding, dilation, ceil_mode
