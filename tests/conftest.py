@@ -1,4 +1,6 @@
-"""Set up before fastconv is imported: outputs born NaN, fixed seeds, what a machine lacks said in words."""
+"""Set up before fastconv is imported: outputs born NaN, fixed seeds, what a machine lacks said in
+words.
+"""
 
 import os
 
@@ -15,7 +17,9 @@ hypothesis.settings.load_profile("fastconv")
 
 def pytest_configure(config):
     if "PYTEST_XDIST_WORKER" in os.environ:
-        torch.set_num_threads(1)  # the workers share the cores; test_threads asks for more by itself
+        torch.set_num_threads(
+            1
+        )  # the workers share the cores; test_threads asks for more by itself
     config.addinivalue_line("markers", "cuda: needs a CUDA device; skipped where there is none")
     config.addinivalue_line(
         "markers", "slow: needs minutes or many gigabytes; runs with FASTCONV_SLOW=1"

@@ -14,7 +14,9 @@ KEPT = []  # the maps stay alive as long as the process
 
 
 def placed(array: np.ndarray, at_end: bool) -> np.ndarray:
-    """A copy whose last byte is the last before an unreadable page, or whose first is the first after one."""
+    """A copy whose last byte is the last before an unreadable page, or whose first is the first
+    after one.
+    """
     pages = -(-max(array.nbytes, 1) // PAGE)
     area = mmap.mmap(-1, (pages + 2) * PAGE)
     KEPT.append(area)
@@ -30,7 +32,9 @@ def placed(array: np.ndarray, at_end: bool) -> np.ndarray:
 
 
 def guard(tensor: torch.Tensor, layout: str, at_end: bool) -> torch.Tensor:
-    """The same values between unreadable pages; halves travel as 16-bit integers, for NumPy lacks bfloat16."""
+    """The same values between unreadable pages; halves travel as 16-bit integers, for NumPy lacks
+    bfloat16.
+    """
     if tensor.ndim == 4 and layout == "channels_last":
         return guard(tensor.permute(0, 2, 3, 1).contiguous(), "contiguous", at_end).permute(
             0, 3, 1, 2
@@ -40,7 +44,9 @@ def guard(tensor: torch.Tensor, layout: str, at_end: bool) -> torch.Tensor:
 
 
 def run(operation_name: str) -> None:
-    """Every case, dtype and layout, forward and backward; prints each before it runs: the last line names the culprit."""
+    """Every case, dtype and layout, forward and backward; prints each before it runs: the last line
+    names the culprit.
+    """
     operation = OPERATIONS[operation_name]
     if native.is_present():
         from fastconv import _core

@@ -6,7 +6,9 @@ import pytest
 
 
 def core():
-    """fastconv._core; skips the test without it, or fails it where FASTCONV_REQUIRE_NATIVE=1 says that it must be."""
+    """fastconv._core; skips the test without it, or fails it where FASTCONV_REQUIRE_NATIVE=1 says
+    that it must be.
+    """
     try:
         from fastconv import _core
     except ImportError as error:

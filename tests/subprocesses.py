@@ -1,4 +1,4 @@
-"""Runs a piece of Python in a process of its own, for what must be set before fastconv is imported."""
+"""Runs Python in a process of its own, for what must be set before fastconv is imported."""
 
 import os
 import subprocess

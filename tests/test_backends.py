@@ -1,4 +1,6 @@
-"""Law: the backends are one function; which of them serves is the caller's choice, and the choice ends where it should."""
+"""Law: the backends are one function; which of them serves is the caller's choice, and the choice
+ends where it should.
+"""
 
 import native
 import pytest
@@ -113,10 +115,10 @@ def test_setter_stays():
     assert fastconv.backend() == "numpy"
 
 
-@pytest.mark.parametrize("wrong", ("cuda", "", "Numpy", "native "))
+@pytest.mark.parametrize("wrong", ["cuda", "", "Numpy", "native "])
 def test_unknown_backend_raises(wrong):
     before = fastconv.backend()
-    with pytest.raises(ValueError, match="expected .+, got"):
+    with pytest.raises(ValueError, match=r"expected .+, got"):
         fastconv.backend(wrong)
     assert fastconv.backend() == before
 

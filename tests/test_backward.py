@@ -1,12 +1,15 @@
-"""Law: gradients of every order are the derivatives of the formula, and only those needed are computed."""
+"""Law: gradients of every order are the derivatives of the formula, and only those needed are
+computed.
+"""
 
-import fastconv.testing
 import numpy as np
 import pytest
 import torch
 from operations import every_case, every_case_and_dtype
 from operations.base import as_truth
 from torch.autograd import gradcheck, gradgradcheck
+
+import fastconv.testing
 
 LAYOUTS = ("contiguous", "channels_last")
 
@@ -74,7 +77,9 @@ def test_second_derivative(operation, case):
 
 @every_case("plain")
 def test_derivatives_in_slow_mode(operation, case):
-    """Once per operation, every column of the Jacobian instead of a random direction, forward mode too."""
+    """Once per operation, every column of the Jacobian instead of a random direction, forward mode
+    too.
+    """
     leaves = [leaf.requires_grad_() for leaf in operation.leaves(case)]
     assert gradcheck(operation.first_output(case), leaves, check_forward_ad=True)
     assert gradgradcheck(
@@ -85,7 +90,9 @@ def test_derivatives_in_slow_mode(operation, case):
 @every_case("plain")
 def test_third_derivative(operation, case):
     def nested(function):
-        """The sum of squares of the derivative of the sum of squares of the derivative of the sum of cubes."""
+        """The sum of squares of the derivative of the sum of squares of the derivative of the sum
+        of cubes.
+        """
         leaves = [leaf.requires_grad_() for leaf in operation.leaves(case)]
         value = (function(*leaves) ** 3).sum()
         for _ in range(2):
@@ -153,7 +160,9 @@ def test_gradient_of_an_expanded_output_gradient(operation, case):
 
 @every_case("plain")
 def test_gradient_never_comes_from_overwritten_values(operation, case):
-    """Writing over an input after the forward pass either raises in backward or does not change the gradient."""
+    """Writing over an input after the forward pass either raises in backward or does not change the
+    gradient.
+    """
     names = operation.differentiable
 
     def gradients(overwrite: bool):
@@ -168,7 +177,8 @@ def test_gradient_never_comes_from_overwritten_values(operation, case):
     try:
         overwritten = gradients(overwrite=True)
     except RuntimeError as error:
-        assert "inplace operation" in str(error)
-        return
+        if "inplace operation" in str(error):
+            return
+        raise
     for ours, clean in zip(overwritten, gradients(overwrite=False), strict=True):
         assert torch.equal(ours, clean)

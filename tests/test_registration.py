@@ -1,14 +1,17 @@
-"""Law: to torch the operations are its own: they compile, export, trace, vectorise and differentiate like ATen's."""
+"""Law: to torch the operations are its own: they compile, export, trace, vectorise and
+differentiate like ATen's.
+"""
 
 import copy
 import io
 
-import fastconv.testing
 import pytest
 import torch
 from operations import every_case, every_operation
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+
+import fastconv.testing
 
 
 class Functional(torch.nn.Module):
@@ -49,7 +52,7 @@ def assert_same(actual, expected, reduction_length, context=""):
 # ---- opcheck ----
 
 
-@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @every_case("small")
 def test_opcheck(operation, case, layout):
     names = operation.present(operation.shapes(case))
@@ -60,7 +63,9 @@ def test_opcheck(operation, case, layout):
 
 @every_case()
 def test_fake_tells_the_truth(operation, case):
-    """Shape, dtype and strides of every op's result are known without computing it, also in integers and halves."""
+    """Shape, dtype and strides of every op's result are known without computing it, also in
+    integers and halves.
+    """
     for layout in ("contiguous", "channels_last"):
         for dtype in operation.dtypes:
             tensors = operation.tensors(case, dtype, layout)
@@ -119,7 +124,7 @@ def test_compile_with_aot_eager(operation, case):
     check_compiled(operation, case, "aot_eager")
 
 
-@pytest.mark.parametrize("layout", ("contiguous", "channels_last"))
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @every_case("plain")
 def test_compile_with_inductor(operation, case, layout):
     check_compiled(operation, case, "inductor", layout)
@@ -208,7 +213,7 @@ def test_compile_ahead_of_time_package(operation, case, tmp_path):
 # ---- Autocast ----
 
 
-@pytest.mark.parametrize("low", (torch.bfloat16, torch.float16))
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
 @every_case("plain")
 def test_autocast_as_torch(operation, case, low):
     compiled = torch.compile(
@@ -288,7 +293,9 @@ def test_jvp_and_vjp(operation, case):
 
 @every_case("plain")
 def test_forward_mode_levels(operation, case):
-    """Dual numbers without torch.func, one tensor at a time: the tangent of a constant is nothing, not garbage."""
+    """Dual numbers without torch.func, one tensor at a time: the tangent of a constant is nothing,
+    not garbage.
+    """
     leaves = operation.leaves(case)
     for which in range(len(leaves)):
         tangents = []
@@ -345,7 +352,7 @@ def test_per_sample_gradients(operation, case):
 # ---- Tracers, modes, subclasses ----
 
 
-@pytest.mark.parametrize("mode", ("real", "fake", "symbolic"))
+@pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
 @every_case("plain")
 def test_make_fx(operation, case, mode):
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -465,7 +472,9 @@ def test_copies_of_results_are_plain_tensors(operation, case):
 
 @every_operation()
 def test_schemas_are_what_the_contract_says(operation):
-    """Constant windows are int[2], which takes a plain int; sizes are SymInt[], which may be symbolic."""
+    """Constant windows are int[2], which takes a plain int; sizes are SymInt[], which may be
+    symbolic.
+    """
     for op, _, _ in operation.op_calls(
         operation.plain_case, operation.tensors(operation.plain_case)
     ).values():

@@ -1,4 +1,4 @@
-"""Law: the number of threads changes the time, never the bits; and many callers at once are safe."""
+"""Law: the number of threads changes the time, never the bits; many callers at once are safe."""
 
 import threading
 
@@ -98,7 +98,7 @@ def test_eight_python_threads_at_once(operation):
                 ):
                     if not torch.equal(ours, other):
                         mistakes.append(cases[index].name)
-        except Exception as error:  # noqa: BLE001 (a thread has nobody to raise to)
+        except Exception as error:
             mistakes.append(repr(error))
 
     threads = [threading.Thread(target=work, args=(start,)) for start in range(8)]
@@ -112,7 +112,9 @@ def test_eight_python_threads_at_once(operation):
 
 @every_operation()
 def test_instruction_set_and_backend_of_other_threads_are_left_alone(operation):
-    """A backend chosen in one thread's `with` must not leave the default behind in another for good."""
+    """A backend chosen in one thread's `with` must not leave the default behind in another for
+    good.
+    """
     before = fastconv.backend()
 
     def work() -> None:

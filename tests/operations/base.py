@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import fastconv.testing
 import numpy as np
 import torch
+
+import fastconv.testing
 
 from .mistakes import WrongCall
 
@@ -35,7 +36,7 @@ def at_least_one(call: Callable) -> Callable:
 
 
 class Operation:
-    """What differs between operations. A subclass is a page long; everything else is derived here."""
+    """What differs between operations. A subclass is a page long, the rest is derived here."""
 
     name: ClassVar[str]
     dtypes: ClassVar[tuple[torch.dtype, ...]]  # computed natively
@@ -48,7 +49,9 @@ class Operation:
     # ---- Described per operation ----
 
     def shapes(self, case) -> dict[str, tuple[int, ...] | None]:
-        """The shape of every tensor that goes in, by parameter name; None for one that the case leaves out."""
+        """The shape of every tensor that goes in, by parameter name; None for one that the case
+        leaves out.
+        """
         raise NotImplementedError
 
     def options(self, case) -> dict[str, Any]:
@@ -60,11 +63,13 @@ class Operation:
         raise NotImplementedError
 
     def reduction_lengths(self, case) -> dict[str, int]:
-        """How many products are summed for an element of 'output', and of each tensor's gradient."""
+        """How many products an element of 'output' sums, and one of each tensor's gradient."""
         raise NotImplementedError
 
     def torch_doors(self, case) -> dict[str, Callable[..., Outputs]]:
-        """Every way to call fastconv with torch tensors; each gives the outputs, or the first of them."""
+        """Every way to call fastconv with torch tensors; each gives the outputs, or the first of
+        them.
+        """
         raise NotImplementedError
 
     def witness(self, case, tensors: Arrays) -> Outputs:
@@ -82,7 +87,9 @@ class Operation:
         raise NotImplementedError
 
     def native_outputs(self, core, case, arrays: Arrays) -> Outputs:
-        """The compiled door that knows no torch, `fastconv._core`; takes and gives NumPy or DLPack arrays."""
+        """The compiled door that knows no torch, `fastconv._core`; takes and gives NumPy or DLPack
+        arrays.
+        """
         raise NotImplementedError
 
     def native_gradients(self, core, case, arrays: Arrays, grad_output) -> dict[str, Any]:
@@ -112,8 +119,14 @@ class Operation:
         """Every mistake of which somebody has thought."""
         raise NotImplementedError
 
+    def is_legal_for_op(self, call: dict[str, Any]) -> bool:
+        """Whether the custom op takes more than torch's function does, and takes this."""
+        return False
+
     def module_call(self, call: dict[str, Any]) -> dict[str, Any]:
-        """Constructor arguments, by name, of the module that does what a call with these arguments does."""
+        """Constructor arguments, by name, of the module that does what a call with these arguments
+        does.
+        """
         raise NotImplementedError
 
     def random_calls(self):
@@ -121,7 +134,9 @@ class Operation:
         raise NotImplementedError
 
     def output_size(self, call: dict[str, Any]) -> tuple[int, ...]:
-        """The shape of the first output of a legal call, in Python's integers, which do not overflow."""
+        """The shape of the first output of a legal call, in Python's integers, which do not
+        overflow.
+        """
         raise NotImplementedError
 
     # ---- Derived ----
@@ -152,7 +167,7 @@ class Operation:
 
     @functools.cached_property
     def plain_case(self):
-        """For laws that one case is enough for: the smallest that lacks nothing and is no extreme."""
+        """For laws that need but one case: the smallest that lacks nothing and is no extreme."""
         candidates = [
             case
             for case in self.cases("smooth")
@@ -213,7 +228,9 @@ class Operation:
         return next(iter(self.torch_doors(case).values()))(**tensors)
 
     def first_output(self, case) -> Callable[..., Any]:
-        """The public function of the case as a function of the differentiable tensors that are present."""
+        """The public function of the case as a function of the differentiable tensors that are
+        present.
+        """
         names = self.present(self.shapes(case))
 
         def function(*tensors):
@@ -263,7 +280,9 @@ class Operation:
 
 
 def as_truth(tensor):
-    """A torch tensor as the NumPy array that the reference computes with: float64, integers as they are."""
+    """A torch tensor as the NumPy array that the reference computes with: float64, integers as they
+    are.
+    """
     if tensor is None:
         return None
     tensor = tensor.detach().cpu()

@@ -255,6 +255,9 @@ class Conv2d(Operation):
             WrongCall("complex input, float weight", input=lambda x: x.cfloat()),
         ]
 
+    def is_legal_for_op(self, call):
+        return isinstance(call["padding"], (list, tuple)) and len(call["padding"]) == 4
+
     def module_call(self, call):
         K, per_group, R, S = self.right_call()["weight"].shape
         sizes = {"in_channels": per_group * 2, "out_channels": K, "kernel_size": (R, S)}

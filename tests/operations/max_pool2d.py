@@ -107,7 +107,9 @@ class MaxPool2d(Operation):
         ), options
 
     def is_seen(self, case):
-        """torch's backward would write outside its memory for a window that lies in the padding altogether."""
+        """torch's backward would write outside its memory for a window that lies in the padding
+        altogether.
+        """
         _, indices = self.witness(case, self.tensors(case))
         return bool((indices < case.input[-2] * case.input[-1]).all())
 
