@@ -56,7 +56,9 @@ def make_contest(which: str, name: str, batch: int, dtype: torch.dtype, layout: 
         length = layer.reduction_length
     else:
         shape = (batch, layer.K, layer.out_size, layer.out_size)
-        grad = torch.randn(shape).to(dtype).contiguous(memory_format=LAYOUTS[layout])
+        sums = 1 if which == "input_grad" else batch * layer.out_size**2
+        grad = torch.randn(shape).div(sums**0.5).to(dtype)  # keeps long sums near 1
+        grad = grad.contiguous(memory_format=LAYOUTS[layout])
         runners = rivals.conv2d_backward(layer, which, x, w, grad)
         if which == "input_grad":
             truth = torch.nn.grad.conv2d_input(x.shape, wide_w, grad.double(), **layer.options)

@@ -105,6 +105,8 @@ def race(
         The timings, by name.
 
     """
+    if not runners:
+        return {}
     plan = {name: _calibrate(run, block) for name, run in runners.items()}
     round_seconds = sum(pause + loops * each for loops, each in plan.values())
     count = min(max(int(budget / round_seconds), rounds[0]), rounds[1])
