@@ -1,0 +1,42 @@
+# Everything starts from a clone and python3: each target makes what it needs.
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV := .venv
+PY := $(VENV)/bin/python
+
+.PHONY: help build demo test bench lint clean
+
+help:
+	@echo "make demo    train a small network with fastconv's and torch's layers, side by side"
+	@echo "make test    build and run every test"
+	@echo "make bench   compare with torch on this machine (BENCH_ARGS=--quick for a short run)"
+	@echo "make lint    every check of style, types and spelling"
+	@echo "make build   .venv with fastconv installed for development"
+	@echo "make clean   remove what the targets above made"
+
+# The environment is made anew when what it must hold changes. torch comes first and pinned, so that nothing replaces it.
+$(VENV)/.ready: pyproject.toml Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet "$(TORCH)" numpy
+	$(PY) -m pip install --quiet "scikit-build-core>=0.10" "pybind11>=3.0,<4" cmake ninja
+	@touch $@
+
+build: $(VENV)/.ready
+	$(PY) -m pip install --quiet --no-build-isolation --editable ".[torch,numba,examples,test,bench]"
+
+demo: build
+	$(PY) examples/train_digits.py $(DEMO_ARGS)
+
+test: build
+	FASTCONV_REQUIRE_NATIVE=1 $(PY) -m pytest -n 2 $(TEST_ARGS)
+
+bench: build
+	$(PY) -m bench $(BENCH_ARGS)
+
+lint: build
+	$(PY) -m pip install --quiet --no-build-isolation --editable ".[lint]"
+	$(VENV)/bin/pre-commit run --all-files
+
+clean:
+	rm -rf $(VENV) build dist wheelhouse demo.png .pytest_cache .mypy_cache .ruff_cache
