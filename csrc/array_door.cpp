@@ -43,9 +43,11 @@ bool dtype_of(const dlpack::Tensor& tensor, DType& result) {
     int code, bits;
     DType dtype;
   } rows[] = {
-      {dlpack::kFloat, 32, DType::kFloat32}, {dlpack::kFloat, 64, DType::kFloat64}, {dlpack::kFloat, 16, DType::kFloat16},
-      {dlpack::kBfloat, 16, DType::kBFloat16}, {dlpack::kUInt, 8, DType::kUInt8},   {dlpack::kInt, 8, DType::kInt8},
-      {dlpack::kInt, 16, DType::kInt16},     {dlpack::kInt, 32, DType::kInt32},     {dlpack::kInt, 64, DType::kInt64},
+      {dlpack::kFloat, 32, DType::kFloat32}, {dlpack::kFloat, 64, DType::kFloat64},
+      {dlpack::kFloat, 16, DType::kFloat16}, {dlpack::kBfloat, 16, DType::kBFloat16},
+      {dlpack::kUInt, 8, DType::kUInt8},     {dlpack::kInt, 8, DType::kInt8},
+      {dlpack::kInt, 16, DType::kInt16},     {dlpack::kInt, 32, DType::kInt32},
+      {dlpack::kInt, 64, DType::kInt64},
   };
   for (const auto& row : rows) {
     if (row.code == tensor.type_code && row.bits == tensor.type_bits && tensor.type_lanes == 1) {
@@ -56,7 +58,8 @@ bool dtype_of(const dlpack::Tensor& tensor, DType& result) {
   return false;
 }
 
-const char* const kKnownDTypes = "an array of float32, float64, float16, bfloat16, uint8 or int8 to int64";
+const char* const kKnownDTypes =
+    "an array of float32, float64, float16, bfloat16, uint8 or int8 to int64";
 
 void check_axes(const char* operation, int64_t ndim) {
   if (ndim > kMaxDims) fail(operation, "arrays of at most 8 axes", std::to_string(ndim) + " axes");
@@ -74,7 +77,8 @@ py::dtype numpy_dtype(DType dtype, const py::object& like) {
   return py::dtype(name_of(dtype));
 }
 
-// The package that made an array: the one that its standard namespace names, or the top of its type's module.
+// The package that made an array: the one that its standard namespace names, or the top of its
+// type's module.
 py::object package_of(const py::object& array) {
   if (py::hasattr(array, "__array_namespace__")) return array.attr("__array_namespace__")();
   const std::string module = py::str(py::type::of(array).attr("__module__"));
@@ -119,14 +123,15 @@ void ArrayDoor::read_numpy(const char* operation, py::handle object, TensorView&
   if (!dtype_of(dtype, view.dtype))
     fail(operation, kKnownDTypes, py::str(dtype.attr("name")), ErrorKind::kNotImplemented);
   if (dtype.byteorder() == '>')
-    fail(operation, "an array of the native byte order", "dtype " + std::string(py::str(dtype.attr("str"))),
-         ErrorKind::kValue);
+    fail(operation, "an array of the native byte order",
+         "dtype " + std::string(py::str(dtype.attr("str"))), ErrorKind::kValue);
   check_axes(operation, array.ndim());
 
   // Elements must lie at multiples of their size, as a kernel counts in elements.
   const int64_t size = size_of(view.dtype);
   bool in_place = reinterpret_cast<uintptr_t>(array.data()) % size == 0;
-  for (py::ssize_t d = 0; d < array.ndim(); ++d) in_place = in_place && array.strides(d) % size == 0;
+  for (py::ssize_t d = 0; d < array.ndim(); ++d)
+    in_place = in_place && array.strides(d) % size == 0;
   if (!in_place) {
     array = array.attr("copy")();
     kept_.push_back(array);
@@ -144,26 +149,31 @@ void ArrayDoor::read_dlpack(const char* operation, py::handle object, TensorView
   const int device_type = py::cast<int>(where[0]);
   const bool on_cuda = device_type == dlpack::kCuda || device_type == dlpack::kCudaManaged;
   if (!on_cuda && device_type != dlpack::kCpu && device_type != dlpack::kCudaHost)
-    fail(operation, "arrays on a CPU or CUDA device", "DLPack device " + std::to_string(device_type),
-         ErrorKind::kNotImplemented);
+    fail(operation, "arrays on a CPU or CUDA device",
+         "DLPack device " + std::to_string(device_type), ErrorKind::kNotImplemented);
   // The exporter makes the data ready for the stream that the kernel will be queued on.
-  view.device = {on_cuda ? DeviceType::kCuda : DeviceType::kCpu, on_cuda ? py::cast<int>(where[1]) : 0};
+  view.device = {on_cuda ? DeviceType::kCuda : DeviceType::kCpu,
+                 on_cuda ? py::cast<int>(where[1]) : 0};
   py::object capsule;
   if (on_cuda) {
     if (!kind_) kind_ = py::reinterpret_borrow<py::object>(object);
     const auto stream = reinterpret_cast<intptr_t>(cuda_stream(view.device));
-    capsule = object.attr("__dlpack__")(py::arg("stream") = stream ? stream : 1);  // 1: the default stream
+    capsule = object.attr("__dlpack__")(py::arg("stream") =
+                                            stream ? stream : 1);  // 1: the default stream
   } else {
     capsule = object.attr("__dlpack__")();
   }
-  auto* managed = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
+  auto* managed =
+      static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule.ptr(), "dltensor"));
   if (!managed || PyCapsule_SetName(capsule.ptr(), "used_dltensor")) throw py::error_already_set();
   borrowed_.push_back(managed);
 
   const dlpack::Tensor& tensor = managed->tensor;
   if (!dtype_of(tensor, view.dtype))
-    fail(operation, kKnownDTypes, "DLPack type " + std::to_string(tensor.type_code) + " of " +
-         std::to_string(tensor.type_bits) + " bits", ErrorKind::kNotImplemented);
+    fail(operation, kKnownDTypes,
+         "DLPack type " + std::to_string(tensor.type_code) + " of " +
+             std::to_string(tensor.type_bits) + " bits",
+         ErrorKind::kNotImplemented);
   check_axes(operation, tensor.ndim);
   view.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
   view.ndim = tensor.ndim;
@@ -184,11 +194,12 @@ void ArrayDoor::run(const Operation& operation, Call& call) {
   }
   if (py::isinstance<py::array>(kind_)) return;
   for (int i = 0; i < count_; ++i)
-    if (py::isinstance<py::array>(results_[i])) results_[i] = package_of(kind_).attr("from_dlpack")(results_[i]);
+    if (py::isinstance<py::array>(results_[i]))
+      results_[i] = package_of(kind_).attr("from_dlpack")(results_[i]);
 }
 
-TensorView ArrayDoor::empty_strided(int ndim, const int64_t* sizes, const int64_t* strides, DType dtype,
-                                    Device device) {
+TensorView ArrayDoor::empty_strided(int ndim, const int64_t* sizes, const int64_t* strides,
+                                    DType dtype, Device device) {
   const py::gil_scoped_acquire locked;
   TensorView view;
   view.dtype = dtype;
@@ -198,19 +209,22 @@ TensorView ArrayDoor::empty_strided(int ndim, const int64_t* sizes, const int64_
   if (device.type == DeviceType::kCpu) {
     std::vector<py::ssize_t> bytes(ndim);
     for (int d = 0; d < ndim; ++d) bytes[d] = strides[d] * size_of(dtype);
-    py::array result(numpy_dtype(dtype, kind_), std::vector<py::ssize_t>(sizes, sizes + ndim), std::move(bytes));
+    py::array result(numpy_dtype(dtype, kind_), std::vector<py::ssize_t>(sizes, sizes + ndim),
+                     std::move(bytes));
     view.data = result.mutable_data();
     results_[count_++] = std::move(result);
     return view;
   }
-  // CuPy makes contiguous memory: the axes are asked for in the order of their strides, then put in place.
+  // CuPy makes contiguous memory: the axes are asked for in the order of their strides, then put in
+  // place.
   const std::vector<int> axes = axes_by_stride(ndim, strides);
   py::tuple shape(ndim), order(ndim);
   for (int i = 0; i < ndim; ++i) {
     shape[i] = sizes[axes[i]];
     order[axes[i]] = i;
   }
-  const py::object result = py::module_::import("cupy").attr("empty")(shape, name_of(dtype)).attr("transpose")(order);
+  const py::object result =
+      py::module_::import("cupy").attr("empty")(shape, name_of(dtype)).attr("transpose")(order);
   view.data = reinterpret_cast<void*>(py::cast<intptr_t>(result.attr("data").attr("ptr")));
   results_[count_++] = result;
   return view;
@@ -220,13 +234,16 @@ void* ArrayDoor::cuda_stream(Device device) {
 #ifdef FASTCONV_HAS_CUDA
   const py::gil_scoped_acquire locked;
   if (py::str(py::type::of(kind_).attr("__module__")).cast<std::string>().rfind("cupy", 0) != 0)
-    throw Error(ErrorKind::kNotImplemented, "fastconv: expected CuPy arrays on a CUDA device, got " +
-                                                std::string(Py_TYPE(kind_.ptr())->tp_name));
+    throw Error(ErrorKind::kNotImplemented,
+                "fastconv: expected CuPy arrays on a CUDA device, got " +
+                    std::string(Py_TYPE(kind_.ptr())->tp_name));
   const int previous = cuda::set_device(device.index);
   if (previous < 0)
-    throw Error(ErrorKind::kRuntime, "fastconv: CUDA error " + std::to_string(-previous) + " on " + text_of(device));
+    throw Error(ErrorKind::kRuntime,
+                "fastconv: CUDA error " + std::to_string(-previous) + " on " + text_of(device));
   if (previous_device_ < 0) previous_device_ = previous;
-  const py::object stream = py::module_::import("cupy").attr("cuda").attr("get_current_stream")(device.index);
+  const py::object stream =
+      py::module_::import("cupy").attr("cuda").attr("get_current_stream")(device.index);
   return reinterpret_cast<void*>(py::cast<intptr_t>(stream.attr("ptr")));
 #else
   fail("fastconv", "CPU arrays, for it was built without CUDA", text_of(device));

@@ -1,4 +1,5 @@
-// Door 1's way with arrays: NumPy arrays are read in place, others through DLPack; results are of the first array's kind.
+// Door 1's way with arrays: NumPy arrays are read in place, others through DLPack; results are of
+// the first array's kind.
 #pragma once
 #include <pybind11/pybind11.h>
 
@@ -29,13 +30,14 @@ class ArrayDoor : public Door {
   void read_numpy(const char* operation, pybind11::handle object, TensorView& view);
   void read_dlpack(const char* operation, pybind11::handle object, TensorView& view);
 
-  std::vector<pybind11::object> kept_;             // copies that stand in for arrays that cannot be read in place
-  std::vector<dlpack::ManagedTensor*> borrowed_;   // given back at the end
-  pybind11::object kind_;                          // the first array: what results are like
+  std::vector<pybind11::object>
+      kept_;  // copies that stand in for arrays that cannot be read in place
+  std::vector<dlpack::ManagedTensor*> borrowed_;  // given back at the end
+  pybind11::object kind_;                         // the first array: what results are like
   pybind11::object results_[kMaxResults];
   int count_ = 0;
-  int64_t bytes_ = 0;                              // of all arrays read
-  int previous_device_ = -1;                       // to return to, after a call on CUDA
+  int64_t bytes_ = 0;         // of all arrays read
+  int previous_device_ = -1;  // to return to, after a call on CUDA
 };
 
 }  // namespace fastconv

@@ -21,17 +21,19 @@ std::string text_of(Device device) {
   return device.type == DeviceType::kCpu ? "cpu" : "cuda:" + std::to_string(device.index);
 }
 
-void check_same_dtype(const char* operation, const TensorView& first, const char* first_name, const TensorView& other,
-                      const char* other_name) {
+void check_same_dtype(const char* operation, const TensorView& first, const char* first_name,
+                      const TensorView& other, const char* other_name) {
   if (first.dtype != other.dtype)
-    fail(operation, std::string(other_name) + " of the dtype of " + first_name + ", " + name_of(first.dtype),
+    fail(operation,
+         std::string(other_name) + " of the dtype of " + first_name + ", " + name_of(first.dtype),
          name_of(other.dtype));
 }
 
-void check_same_device(const char* operation, const TensorView& first, const char* first_name, const TensorView& other,
-                       const char* other_name) {
+void check_same_device(const char* operation, const TensorView& first, const char* first_name,
+                       const TensorView& other, const char* other_name) {
   if (first.device != other.device)
-    fail(operation, std::string(other_name) + " on the device of " + first_name + ", " + text_of(first.device),
+    fail(operation,
+         std::string(other_name) + " on the device of " + first_name + ", " + text_of(first.device),
          text_of(other.device));
 }
 
@@ -49,7 +51,8 @@ void check_range(const char* operation, const char* name, const Pair& pair, int6
   const int64_t values[] = {pair.h, pair.w};
   for (int64_t value : values)
     if (value < least || value > kLargestParameter)
-      fail(operation, std::string(name) + " in [" + std::to_string(least) + ", 2^40]", text_of(2, values));
+      fail(operation, std::string(name) + " in [" + std::to_string(least) + ", 2^40]",
+           text_of(2, values));
 }
 
 TensorView batched(const TensorView& tensor) {
@@ -58,7 +61,8 @@ TensorView batched(const TensorView& tensor) {
   view.ndim = 4;
   view.sizes[0] = 1;
   view.strides[0] = tensor.sizes[0] * tensor.strides[0];
-  for (int i = 0; i < 3; ++i) view.sizes[i + 1] = tensor.sizes[i], view.strides[i + 1] = tensor.strides[i];
+  for (int i = 0; i < 3; ++i)
+    view.sizes[i + 1] = tensor.sizes[i], view.strides[i + 1] = tensor.strides[i];
   return view;
 }
 
@@ -67,7 +71,8 @@ bool is_channels_last(const TensorView& tensor) {
   int64_t least = 0;
   for (int d : {1, 3, 2, 0}) {
     if (tensor.sizes[d] == 0 || tensor.strides[d] < least) return false;
-    // A contiguous N x 1 x 1 x 1 tensor is not channels_last, nor is one whose batch stride is its channel stride.
+    // A contiguous N x 1 x 1 x 1 tensor is not channels_last, nor is one whose batch stride is its
+    // channel stride.
     if (d == 0 && least == tensor.strides[1]) return false;
     least = tensor.strides[d];
     if (tensor.sizes[d] > 1) least *= tensor.sizes[d];
@@ -87,7 +92,8 @@ bool is_empty(const TensorView& tensor) {
 
 namespace {
 
-// For tests: fresh memory is filled with NaN, so that an element nobody wrote cannot pass for a right one.
+// For tests: fresh memory is filled with NaN, so that an element nobody wrote cannot pass for a
+// right one.
 bool poisons_results() {
   static const bool poisons = [] {
     const char* value = std::getenv("FASTCONV_POISON");
@@ -98,14 +104,15 @@ bool poisons_results() {
 
 }  // namespace
 
-TensorView new_tensor(Call& call, const int64_t (&sizes)[4], bool channels_last, bool unbatched, DType dtype,
-                      Device device) {
+TensorView new_tensor(Call& call, const int64_t (&sizes)[4], bool channels_last, bool unbatched,
+                      DType dtype, Device device) {
   int64_t bytes = size_of(dtype);
   bool empty = false;
   for (int64_t size : sizes) empty = empty || size == 0;
   for (int64_t size : sizes)
     if (!empty && __builtin_mul_overflow(bytes, size, &bytes))
-      throw Error(ErrorKind::kRuntime, "result of size " + text_of(4, sizes) + " is larger than the address space");
+      throw Error(ErrorKind::kRuntime,
+                  "result of size " + text_of(4, sizes) + " is larger than the address space");
 
   int64_t strides[4];
   const int order_channels_last[] = {1, 3, 2, 0}, order_contiguous[] = {3, 2, 1, 0};
@@ -115,7 +122,8 @@ TensorView new_tensor(Call& call, const int64_t (&sizes)[4], bool channels_last,
     // torch's own contiguous strides count an empty axis as 1, its channels_last ones as 0.
     stride *= channels_last || sizes[d] > 0 ? sizes[d] : 1;
   }
-  const TensorView result = call.door.empty_strided(4 - unbatched, sizes + unbatched, strides + unbatched, dtype, device);
+  const TensorView result =
+      call.door.empty_strided(4 - unbatched, sizes + unbatched, strides + unbatched, dtype, device);
   if (!empty && device.type == DeviceType::kCpu && poisons_results())
     std::memset(result.data, 0xff, static_cast<size_t>(bytes));
   return result;

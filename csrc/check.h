@@ -17,10 +17,10 @@ std::string sizes_of(const TensorView& tensor);
 std::string text_of(Device device);  // "cpu", "cuda:0"
 
 // All tensors of a call have one dtype, one device.
-void check_same_dtype(const char* operation, const TensorView& first, const char* first_name, const TensorView& other,
-                      const char* other_name);
-void check_same_device(const char* operation, const TensorView& first, const char* first_name, const TensorView& other,
-                       const char* other_name);
+void check_same_dtype(const char* operation, const TensorView& first, const char* first_name,
+                      const TensorView& other, const char* other_name);
+void check_same_device(const char* operation, const TensorView& first, const char* first_name,
+                       const TensorView& other, const char* other_name);
 [[noreturn]] void fail_dtype(const char* operation, const char* law, DType got);
 
 // A list of one or two values as a pair.
@@ -29,22 +29,26 @@ struct Pair {
 };
 Pair pair_of(const char* operation, const char* name, const Value& value);
 
-// Every value of a window and every extent stays below 2^31 x 2^31 products and sums in 64 bits; larger ones are refused.
+// Every value of a window and every extent stays below 2^31 x 2^31 products and sums in 64 bits;
+// larger ones are refused.
 constexpr int64_t kLargestParameter = int64_t{1} << 40;
 void check_range(const char* operation, const char* name, const Pair& pair, int64_t least);
 
-// A batched or unbatched image tensor as 4-d: an unbatched one gets N = 1, with the stride that torch's unsqueeze gives.
+// A batched or unbatched image tensor as 4-d: an unbatched one gets N = 1, with the stride that
+// torch's unsqueeze gives.
 TensorView batched(const TensorView& tensor);
 
-// c10::is_channels_last_strides_2d: the rule by which torch says that a 4-d tensor is channels_last.
+// c10::is_channels_last_strides_2d: the rule by which torch says that a 4-d tensor is
+// channels_last.
 bool is_channels_last(const TensorView& tensor);
 
 Strides4 strides_of(const TensorView& tensor);
 bool is_empty(const TensorView& tensor);
 
-// A new tensor of 4 sizes, contiguous or channels_last; `unbatched` drops the batch axis of what the caller sees.
-TensorView new_tensor(Call& call, const int64_t (&sizes)[4], bool channels_last, bool unbatched, DType dtype,
-                      Device device);
+// A new tensor of 4 sizes, contiguous or channels_last; `unbatched` drops the batch axis of what
+// the caller sees.
+TensorView new_tensor(Call& call, const int64_t (&sizes)[4], bool channels_last, bool unbatched,
+                      DType dtype, Device device);
 
 // A kernel on a CUDA device gave this text, null for none.
 void check_cuda(const char* operation, const char* error);

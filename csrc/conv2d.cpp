@@ -21,7 +21,8 @@ struct Parameters {
         groups(call.integer(first + 3)) {
     const Value& padding = call.ints(first + 1);
     if (padding.count == 4) {
-      top = padding.ints[0], bottom = padding.ints[1], left = padding.ints[2], right = padding.ints[3];
+      top = padding.ints[0], bottom = padding.ints[1], left = padding.ints[2],
+      right = padding.ints[3];
     } else {
       const Pair pair = pair_of(operation, "padding", padding);
       top = bottom = pair.h, left = right = pair.w;
@@ -35,42 +36,52 @@ struct Parameters {
 };
 
 // The number of window positions along one axis.
-int64_t output_extent(const char* operation, const char* axis, int64_t extent, int64_t before, int64_t after,
-                      int64_t taps, int64_t dilation, int64_t stride) {
+int64_t output_extent(const char* operation, const char* axis, int64_t extent, int64_t before,
+                      int64_t after, int64_t taps, int64_t dilation, int64_t stride) {
   int64_t reach;
   const int64_t padded = extent + before + after;
   if (__builtin_mul_overflow(taps - 1, dilation, &reach) || reach >= padded)
-    fail(operation, std::string("a window no larger than the padded input's ") + axis + ", " + std::to_string(padded),
+    fail(operation,
+         std::string("a window no larger than the padded input's ") + axis + ", " +
+             std::to_string(padded),
          std::to_string(taps) + " taps at dilation " + std::to_string(dilation));
   return (padded - reach - 1) / stride + 1;
 }
 
-// Checks sizes and fills everything but strides. `input` and `weight` are [N, C, H, W] and [K, C/G, R, S].
-Conv2dShape describe(const char* operation, const Parameters& p, const int64_t* input, const int64_t* weight,
-                     DType dtype) {
+// Checks sizes and fills everything but strides. `input` and `weight` are [N, C, H, W] and [K, C/G,
+// R, S].
+Conv2dShape describe(const char* operation, const Parameters& p, const int64_t* input,
+                     const int64_t* weight, DType dtype) {
   Conv2dShape s{};
   s.dtype = dtype;
   s.N = input[0], s.C = input[1], s.H = input[2], s.W = input[3];
   s.K = weight[0];
   s.G = p.groups;
-  s.window = {weight[2], weight[3], p.stride.h, p.stride.w, p.top, p.left, p.dilation.h, p.dilation.w};
+  s.window = {weight[2], weight[3], p.stride.h,   p.stride.w,
+              p.top,     p.left,    p.dilation.h, p.dilation.w};
   if (s.K < s.G || s.K % s.G != 0)
     fail(operation, "a weight whose size 0 is a positive multiple of groups=" + std::to_string(s.G),
          text_of(4, weight));
-  if (s.window.R < 1 || s.window.S < 1) fail(operation, "a weight with a window of at least 1 x 1", text_of(4, weight));
+  if (s.window.R < 1 || s.window.S < 1)
+    fail(operation, "a weight with a window of at least 1 x 1", text_of(4, weight));
   if (s.C != weight[1] * s.G)
-    fail(operation, "input with " + std::to_string(weight[1] * s.G) + " channels, as weight of size " +
-                        text_of(4, weight) + " and groups=" + std::to_string(s.G) + " ask for",
+    fail(operation,
+         "input with " + std::to_string(weight[1] * s.G) + " channels, as weight of size " +
+             text_of(4, weight) + " and groups=" + std::to_string(s.G) + " ask for",
          text_of(4, input));
-  if (s.H < 1 || s.W < 1) fail(operation, "input whose height and width are not 0", text_of(4, input));
-  s.P = output_extent(operation, "height", s.H, p.top, p.bottom, s.window.R, p.dilation.h, p.stride.h);
-  s.Q = output_extent(operation, "width", s.W, p.left, p.right, s.window.S, p.dilation.w, p.stride.w);
+  if (s.H < 1 || s.W < 1)
+    fail(operation, "input whose height and width are not 0", text_of(4, input));
+  s.P = output_extent(operation, "height", s.H, p.top, p.bottom, s.window.R, p.dilation.h,
+                      p.stride.h);
+  s.Q =
+      output_extent(operation, "width", s.W, p.left, p.right, s.window.S, p.dilation.w, p.stride.w);
   return s;
 }
 
 void check_image(const char* operation, const char* name, const TensorView& tensor) {
   if (tensor.ndim != 3 && tensor.ndim != 4)
-    fail(operation, std::string("3-d (unbatched) or 4-d (batched) ") + name, "size " + sizes_of(tensor));
+    fail(operation, std::string("3-d (unbatched) or 4-d (batched) ") + name,
+         "size " + sizes_of(tensor));
   if (!is_floating(tensor.dtype))
     fail_dtype(operation, "float32, float64, float16 or bfloat16 tensors", tensor.dtype);
 }
@@ -79,7 +90,8 @@ void check_weight(const char* operation, const char* name, const TensorView& ten
   if (tensor.ndim != 4) fail(operation, std::string("4-d ") + name, "size " + sizes_of(tensor));
 }
 
-void check_sizes(const char* operation, const char* name, const TensorView& tensor, const int64_t (&sizes)[4]) {
+void check_sizes(const char* operation, const char* name, const TensorView& tensor,
+                 const int64_t (&sizes)[4]) {
   if (!std::equal(sizes, sizes + 4, tensor.sizes))
     fail(operation, std::string(name) + " of size " + text_of(4, sizes), sizes_of(tensor));
 }
@@ -91,7 +103,8 @@ void read_image_sizes(const char* operation, const Value& list, int ndim, int64_
          text_of(list.count, list.ints));
   sizes[0] = 1;
   std::copy(list.ints, list.ints + ndim, sizes + 4 - ndim);
-  if (*std::min_element(sizes, sizes + 4) < 0) fail(operation, "input_size >= 0", text_of(list.count, list.ints));
+  if (*std::min_element(sizes, sizes + 4) < 0)
+    fail(operation, "input_size >= 0", text_of(list.count, list.ints));
 }
 
 void forward(Call& call) {
@@ -113,14 +126,17 @@ void forward(Call& call) {
     s.bias_stride = bias->strides[0];
   }
 
-  const TensorView output = new_tensor(call, {s.N, s.K, s.P, s.Q}, is_channels_last(input) || is_channels_last(weight),
-                                       given.ndim == 3, s.dtype, input.device);
+  const TensorView output =
+      new_tensor(call, {s.N, s.K, s.P, s.Q}, is_channels_last(input) || is_channels_last(weight),
+                 given.ndim == 3, s.dtype, input.device);
   call.results[0] = output;
   if (is_empty(output)) return;
-  s.input = strides_of(input), s.weight = strides_of(weight), s.output = strides_of(batched(output));
+  s.input = strides_of(input), s.weight = strides_of(weight),
+  s.output = strides_of(batched(output));
   const void* bias_data = bias ? bias->data : nullptr;
   if (input.device.type == DeviceType::kCuda)
-    FASTCONV_LAUNCH_CUDA(kName, call, input.device, conv2d_forward, s, input.data, weight.data, bias_data, output.data);
+    FASTCONV_LAUNCH_CUDA(kName, call, input.device, conv2d_forward, s, input.data, weight.data,
+                         bias_data, output.data);
   else
     cpu::conv2d_forward(s, input.data, weight.data, bias_data, output.data);
 }
@@ -139,13 +155,16 @@ void input_grad(Call& call) {
   const TensorView grad_output = batched(given);
   check_sizes(kName, "grad_output", grad_output, {s.N, s.K, s.P, s.Q});
 
-  const TensorView grad_input = new_tensor(call, sizes, is_channels_last(grad_output) || is_channels_last(weight),
-                                           given.ndim == 3, s.dtype, given.device);
+  const TensorView grad_input =
+      new_tensor(call, sizes, is_channels_last(grad_output) || is_channels_last(weight),
+                 given.ndim == 3, s.dtype, given.device);
   call.results[0] = grad_input;
   if (is_empty(grad_input)) return;
-  s.input = strides_of(batched(grad_input)), s.weight = strides_of(weight), s.output = strides_of(grad_output);
+  s.input = strides_of(batched(grad_input)), s.weight = strides_of(weight),
+  s.output = strides_of(grad_output);
   if (given.device.type == DeviceType::kCuda)
-    FASTCONV_LAUNCH_CUDA(kName, call, given.device, conv2d_input_grad, s, given.data, weight.data, grad_input.data);
+    FASTCONV_LAUNCH_CUDA(kName, call, given.device, conv2d_input_grad, s, given.data, weight.data,
+                         grad_input.data);
   else
     cpu::conv2d_input_grad(s, given.data, weight.data, grad_input.data);
 }
@@ -165,27 +184,31 @@ void weight_grad(Call& call) {
   Conv2dShape s = describe(kName, parameters, input.sizes, list.ints, input.dtype);
   check_sizes(kName, "grad_output", grad_output, {s.N, s.K, s.P, s.Q});
 
-  const TensorView grad_weight = new_tensor(call, {s.K, s.C / s.G, s.window.R, s.window.S},
-                                            is_channels_last(grad_output) || is_channels_last(input), false, s.dtype,
-                                            input.device);
+  const TensorView grad_weight = new_tensor(
+      call, {s.K, s.C / s.G, s.window.R, s.window.S},
+      is_channels_last(grad_output) || is_channels_last(input), false, s.dtype, input.device);
   call.results[0] = grad_weight;
   if (is_empty(grad_weight)) return;
-  s.input = strides_of(input), s.weight = strides_of(grad_weight), s.output = strides_of(grad_output);
+  s.input = strides_of(input), s.weight = strides_of(grad_weight),
+  s.output = strides_of(grad_output);
   if (input.device.type == DeviceType::kCuda)
-    FASTCONV_LAUNCH_CUDA(kName, call, input.device, conv2d_weight_grad, s, grad_output.data, input.data,
-                         grad_weight.data);
+    FASTCONV_LAUNCH_CUDA(kName, call, input.device, conv2d_weight_grad, s, grad_output.data,
+                         input.data, grad_weight.data);
   else
     cpu::conv2d_weight_grad(s, grad_output.data, input.data, grad_weight.data);
 }
 
 const RegisterOperation kOperations[] = {
-    {"conv2d(Tensor input, Tensor weight, Tensor? bias=None, int[2] stride=1, int[2] padding=0, int[2] dilation=1, "
+    {"conv2d(Tensor input, Tensor weight, Tensor? bias=None, int[2] stride=1, int[2] padding=0, "
+     "int[2] dilation=1, "
      "int groups=1) -> Tensor",
      forward},
-    {"conv2d_input_grad(Tensor grad_output, Tensor weight, SymInt[] input_size, int[2] stride=1, int[2] padding=0, "
+    {"conv2d_input_grad(Tensor grad_output, Tensor weight, SymInt[] input_size, int[2] stride=1, "
+     "int[2] padding=0, "
      "int[2] dilation=1, int groups=1) -> Tensor",
      input_grad},
-    {"conv2d_weight_grad(Tensor grad_output, Tensor input, SymInt[] weight_size, int[2] stride=1, int[2] padding=0, "
+    {"conv2d_weight_grad(Tensor grad_output, Tensor input, SymInt[] weight_size, int[2] stride=1, "
+     "int[2] padding=0, "
      "int[2] dilation=1, int groups=1) -> Tensor",
      weight_grad},
 };

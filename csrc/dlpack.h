@@ -1,5 +1,5 @@
-// The memory layout of DLPack's tensors, which arrays exchange as capsules named "dltensor" (DLPack 0.x and 1.x alike;
-// https://dmlc.github.io/dlpack/latest/c_api.html).
+// The memory layout of DLPack's tensors, which arrays exchange as capsules named "dltensor" (DLPack
+// 0.x and 1.x alike; https://dmlc.github.io/dlpack/latest/c_api.html).
 #pragma once
 #include <cstdint>
 

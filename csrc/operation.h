@@ -1,5 +1,6 @@
-// The list of operations that both doors offer. An operation's own file adds it, with its arguments in torch's schema
-// language, so that a door needs to know kinds of arguments only, and a new operation edits no file but its own.
+// The list of operations that both doors offer. An operation's own file adds it, with its arguments
+// in torch's schema language, so that a door needs to know kinds of arguments only, and a new
+// operation edits no file but its own.
 #pragma once
 #include <string>
 #include <vector>
@@ -36,7 +37,9 @@ struct Call {
   TensorView results[kMaxResults];
 
   const TensorView& tensor(int i) const { return arguments[i].tensor; }
-  const TensorView* optional_tensor(int i) const { return arguments[i].present ? &arguments[i].tensor : nullptr; }
+  const TensorView* optional_tensor(int i) const {
+    return arguments[i].present ? &arguments[i].tensor : nullptr;
+  }
   const Value& ints(int i) const { return arguments[i]; }
   int64_t integer(int i) const { return arguments[i].ints[0]; }
 };
@@ -49,7 +52,8 @@ struct Operation {
   void (*run)(Call& call);
 };
 
-// "name(Tensor input, Tensor? bias=None, int[2] stride=1, int groups=1) -> Tensor"; understands what stands in it.
+// "name(Tensor input, Tensor? bias=None, int[2] stride=1, int groups=1) -> Tensor"; understands
+// what stands in it.
 Operation parse_operation(const char* schema, void (*run)(Call& call));
 
 const std::vector<Operation>& operations();

@@ -1,5 +1,5 @@
-// Door 1: every operation as a function of the Python module fastconv._core, for NumPy arrays and any array that speaks
-// DLPack (CuPy on CUDA). Needs no torch.
+// Door 1: every operation as a function of the Python module fastconv._core, for NumPy arrays and
+// any array that speaks DLPack (CuPy on CUDA). Needs no torch.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -24,32 +24,36 @@ void set_python_error(const Error& error) {
   PyErr_SetString(type, error.what());
 }
 
-[[noreturn]] void fail_type(const Operation& operation, const Argument& argument, const char* law, py::handle got) {
-  throw Error(ErrorKind::kType, operation.name + ": expected " + argument.name + " to be " + law + ", got " +
-                                    Py_TYPE(got.ptr())->tp_name);
+[[noreturn]] void fail_type(const Operation& operation, const Argument& argument, const char* law,
+                            py::handle got) {
+  throw Error(ErrorKind::kType, operation.name + ": expected " + argument.name + " to be " + law +
+                                    ", got " + Py_TYPE(got.ptr())->tp_name);
 }
 
 // As torch's own argument parser: an int or a NumPy integer, but no bool and no float.
 int64_t read_int(const Operation& operation, const Argument& argument, py::handle object) {
   if (PyBool_Check(object.ptr()) || !PyIndex_Check(object.ptr()))
-    fail_type(operation, argument, argument.kind == ArgumentKind::kIntList ? "an int or ints" : "an int", object);
+    fail_type(operation, argument,
+              argument.kind == ArgumentKind::kIntList ? "an int or ints" : "an int", object);
   const py::object index = py::reinterpret_steal<py::object>(PyNumber_Index(object.ptr()));
   if (!index) throw py::error_already_set();
   int overflow = 0;
   const int64_t value = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
   if (overflow)
-    fail(operation.name.c_str(), argument.name + " below 2^63 in size", std::string(py::str(object)));
+    fail(operation.name.c_str(), argument.name + " below 2^63 in size",
+         std::string(py::str(object)));
   return value;
 }
 
-void read_value(const Operation& operation, const Argument& argument, py::handle object, ArrayDoor& door,
-                Value& value) {
+void read_value(const Operation& operation, const Argument& argument, py::handle object,
+                ArrayDoor& door, Value& value) {
   switch (argument.kind) {
     case ArgumentKind::kOptionalTensor:
       if (object.is_none()) return;
       [[fallthrough]];
     case ArgumentKind::kTensor:
-      if (!door.read(operation.name.c_str(), object, value.tensor)) fail_type(operation, argument, "an array", object);
+      if (!door.read(operation.name.c_str(), object, value.tensor))
+        fail_type(operation, argument, "an array", object);
       value.present = true;
       return;
     case ArgumentKind::kIntList:
@@ -57,7 +61,8 @@ void read_value(const Operation& operation, const Argument& argument, py::handle
       if (PyTuple_Check(object.ptr()) || PyList_Check(object.ptr())) {
         const Py_ssize_t count = PySequence_Fast_GET_SIZE(object.ptr());
         if (count > kMaxDims)
-          fail(operation.name.c_str(), argument.name + " of at most 8 values", std::to_string(count) + " values");
+          fail(operation.name.c_str(), argument.name + " of at most 8 values",
+               std::to_string(count) + " values");
         for (Py_ssize_t i = 0; i < count; ++i)
           value.ints[i] = read_int(operation, argument, PySequence_Fast_GET_ITEM(object.ptr(), i));
         value.count = static_cast<int>(count);
@@ -76,11 +81,12 @@ void read_value(const Operation& operation, const Argument& argument, py::handle
   }
 }
 
-py::object call_operation(const Operation& operation, const py::args& args, const py::kwargs& kwargs) {
+py::object call_operation(const Operation& operation, const py::args& args,
+                          const py::kwargs& kwargs) {
   const size_t count = operation.arguments.size(), positional = args.size();
   if (positional > count)
-    throw Error(ErrorKind::kType, operation.name + ": expected at most " + std::to_string(count) + " arguments, got " +
-                                      std::to_string(positional));
+    throw Error(ErrorKind::kType, operation.name + ": expected at most " + std::to_string(count) +
+                                      " arguments, got " + std::to_string(positional));
   ArrayDoor door;
   Value values[kMaxArguments];
   size_t named = 0;
@@ -97,11 +103,13 @@ py::object call_operation(const Operation& operation, const py::args& args, cons
       values[i].count = static_cast<int>(argument.value.size());
       if (values[i].count) values[i].ints[0] = argument.value[0];
     } else {
-      throw Error(ErrorKind::kType, operation.name + ": expected the argument " + argument.name + ", got none");
+      throw Error(ErrorKind::kType,
+                  operation.name + ": expected the argument " + argument.name + ", got none");
     }
   }
   if (named != kwargs.size())
-    throw Error(ErrorKind::kType, operation.name + ": expected arguments by their names and once, got " +
+    throw Error(ErrorKind::kType, operation.name +
+                                      ": expected arguments by their names and once, got " +
                                       std::string(py::repr(kwargs)));
   Call call{door, values, {}};
   door.run(operation, call);
@@ -112,7 +120,8 @@ py::object call_operation(const Operation& operation, const py::args& args, cons
 std::vector<std::string> isa_names(bool available_only) {
   std::vector<std::string> names;
   for (int i = 0; i < static_cast<int>(cpu::Isa::count); ++i)
-    if (!available_only || is_available(static_cast<cpu::Isa>(i))) names.emplace_back(name_of(static_cast<cpu::Isa>(i)));
+    if (!available_only || is_available(static_cast<cpu::Isa>(i)))
+      names.emplace_back(name_of(static_cast<cpu::Isa>(i)));
   return names;
 }
 
@@ -144,29 +153,48 @@ PYBIND11_MODULE(_core, m) {
 
   py::list schemas;
   for (const Operation& operation : operations()) {
-    m.def(operation.name.c_str(), [&operation](const py::args& args, const py::kwargs& kwargs) {
-      return call_operation(operation, args, kwargs);
-    }, operation.schema.c_str());
+    m.def(
+        operation.name.c_str(),
+        [&operation](const py::args& args, const py::kwargs& kwargs) {
+          return call_operation(operation, args, kwargs);
+        },
+        operation.schema.c_str());
     schemas.append(operation.schema);
   }
   m.attr("schemas") = py::tuple(schemas);
 
   m.def("version", [] { return FASTCONV_VERSION; }, "Version of the compiled part.");
   m.def("isa", [] { return name_of(cpu::active_isa()); }, "Name of the instruction set in use.");
-  m.def("set_isa", [](const std::string& name) { cpu::set_isa(name.c_str()); }, py::arg("name"),
-        "Uses another instruction set of this machine; ValueError for any other name.");
-  m.def("available_isas", [] { return isa_names(true); }, "Instruction sets of this machine, slowest first.");
-  m.def("compiled_isas", [] { return isa_names(false); }, "Instruction sets in this build, slowest first.");
+  m.def(
+      "set_isa", [](const std::string& name) { cpu::set_isa(name.c_str()); }, py::arg("name"),
+      "Uses another instruction set of this machine; ValueError for any other name.");
+  m.def(
+      "available_isas", [] { return isa_names(true); },
+      "Instruction sets of this machine, slowest first.");
+  m.def(
+      "compiled_isas", [] { return isa_names(false); },
+      "Instruction sets in this build, slowest first.");
   m.def("num_threads", [] { return num_threads(); }, "Threads that a call may use.");
-  m.def("set_num_threads", [](int count) {
-    if (count < 1) fail("set_num_threads", "a count >= 1", std::to_string(count));
-    set_num_threads(count);
-  }, py::arg("count"), "Sets the threads of the pool that serves where torch's does not.");
+  m.def(
+      "set_num_threads",
+      [](int count) {
+        if (count < 1) fail("set_num_threads", "a count >= 1", std::to_string(count));
+        set_num_threads(count);
+      },
+      py::arg("count"), "Sets the threads of the pool that serves where torch's does not.");
 #ifdef FASTCONV_HAS_CUDA
-  m.def("cuda_archs", [] { return split(FASTCONV_CUDA_ARCHS, ','); }, "CUDA architectures in this build.");
-  m.def("cuda_device_count", [] { return cuda::device_count(); }, "CUDA devices that can be used now.");
+  m.def(
+      "cuda_archs", [] { return split(FASTCONV_CUDA_ARCHS, ','); },
+      "CUDA architectures in this build.");
+  m.def(
+      "cuda_device_count", [] { return cuda::device_count(); },
+      "CUDA devices that can be used now.");
 #else
-  m.def("cuda_archs", [] { return std::vector<std::string>(); }, "CUDA architectures in this build: none.");
-  m.def("cuda_device_count", [] { return 0; }, "CUDA devices that can be used now: this build has no CUDA.");
+  m.def(
+      "cuda_archs", [] { return std::vector<std::string>(); },
+      "CUDA architectures in this build: none.");
+  m.def(
+      "cuda_device_count", [] { return 0; },
+      "CUDA devices that can be used now: this build has no CUDA.");
 #endif
 }

@@ -36,15 +36,17 @@ struct TensorView {
 class Door {
  public:
   virtual ~Door() = default;
-  // A new tensor of the framework's own, which the door hands to its caller; elements are not initialised.
-  virtual TensorView empty_strided(int ndim, const int64_t* sizes, const int64_t* strides, DType dtype,
-                                   Device device) = 0;
+  // A new tensor of the framework's own, which the door hands to its caller; elements are not
+  // initialised.
+  virtual TensorView empty_strided(int ndim, const int64_t* sizes, const int64_t* strides,
+                                   DType dtype, Device device) = 0;
   // The cudaStream_t to queue work on; makes the device current for as long as the door lives.
   virtual void* cuda_stream(Device device) = 0;
 };
 
-// The kinds of exceptions that torch's functions raise for the same mistakes. The torch door knows only kRuntime: other
-// types do not cross its C ABI, so what needs them is checked in Python before the call.
+// The kinds of exceptions that torch's functions raise for the same mistakes. The torch door knows
+// only kRuntime: other types do not cross its C ABI, so what needs them is checked in Python before
+// the call.
 enum class ErrorKind { kRuntime, kType, kValue, kNotImplemented };
 
 class Error : public std::runtime_error {

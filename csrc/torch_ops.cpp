@@ -1,5 +1,6 @@
-// Door 2: every operation as a kernel of torch's dispatcher, for CPU and CUDA tensors, on torch's stable C interface.
-// Schemas, fake kernels and derivatives are registered from Python (fastconv/ops); loading this library after them is enough.
+// Door 2: every operation as a kernel of torch's dispatcher, for CPU and CUDA tensors, on torch's
+// stable C interface. Schemas, fake kernels and derivatives are registered from Python
+// (fastconv/ops); loading this library after them is enough.
 #include <exception>
 #include <mutex>
 #include <new>
@@ -23,10 +24,14 @@ struct DTypeRow {
 
 DType dtype_of(int32_t torch_dtype, const char* operation) {
   static const DTypeRow rows[] = {
-      {aoti_torch_dtype_float32(), DType::kFloat32},   {aoti_torch_dtype_float64(), DType::kFloat64},
-      {aoti_torch_dtype_bfloat16(), DType::kBFloat16}, {aoti_torch_dtype_float16(), DType::kFloat16},
-      {aoti_torch_dtype_int64(), DType::kInt64},       {aoti_torch_dtype_int32(), DType::kInt32},
-      {aoti_torch_dtype_int16(), DType::kInt16},       {aoti_torch_dtype_int8(), DType::kInt8},
+      {aoti_torch_dtype_float32(), DType::kFloat32},
+      {aoti_torch_dtype_float64(), DType::kFloat64},
+      {aoti_torch_dtype_bfloat16(), DType::kBFloat16},
+      {aoti_torch_dtype_float16(), DType::kFloat16},
+      {aoti_torch_dtype_int64(), DType::kInt64},
+      {aoti_torch_dtype_int32(), DType::kInt32},
+      {aoti_torch_dtype_int16(), DType::kInt16},
+      {aoti_torch_dtype_int8(), DType::kInt8},
       {aoti_torch_dtype_uint8(), DType::kUInt8},
   };
   for (const DTypeRow& row : rows)
@@ -66,11 +71,13 @@ class TorchDoor : public Door {
     if (guard_) aoti_torch_delete_device_guard(guard_);
   }
 
-  TensorView empty_strided(int ndim, const int64_t* sizes, const int64_t* strides, DType dtype, Device device) override {
+  TensorView empty_strided(int ndim, const int64_t* sizes, const int64_t* strides, DType dtype,
+                           Device device) override {
     TorchTensor& handle = results_[count_];
-    const int32_t type =
-        device.type == DeviceType::kCpu ? aoti_torch_device_type_cpu() : aoti_torch_device_type_cuda();
-    check_torch(aoti_torch_empty_strided(ndim, sizes, strides, torch_dtype_of(dtype), type, device.index, &handle),
+    const int32_t type = device.type == DeviceType::kCpu ? aoti_torch_device_type_cpu()
+                                                         : aoti_torch_device_type_cuda();
+    check_torch(aoti_torch_empty_strided(ndim, sizes, strides, torch_dtype_of(dtype), type,
+                                         device.index, &handle),
                 "allocate the result");
     ++count_;
     TensorView view;
@@ -83,10 +90,13 @@ class TorchDoor : public Door {
   }
 
   void* cuda_stream(Device device) override {
-    if (!aoti_torch_get_current_cuda_stream) throw Error(ErrorKind::kRuntime, "fastconv: this torch has no CUDA");
-    if (!guard_) check_torch(aoti_torch_create_device_guard(device.index, &guard_), "select the CUDA device");
+    if (!aoti_torch_get_current_cuda_stream)
+      throw Error(ErrorKind::kRuntime, "fastconv: this torch has no CUDA");
+    if (!guard_)
+      check_torch(aoti_torch_create_device_guard(device.index, &guard_), "select the CUDA device");
     void* stream = nullptr;
-    check_torch(aoti_torch_get_current_cuda_stream(device.index, &stream), "give the current CUDA stream");
+    check_torch(aoti_torch_get_current_cuda_stream(device.index, &stream),
+                "give the current CUDA stream");
     return stream;
   }
 
@@ -141,29 +151,36 @@ class Arguments {
   void read_tensor(const Argument& argument, TorchTensor tensor, Value& value) const {
     const char* name = operation_.name.c_str();
     bool defined = false;
-    if (tensor) check_torch(aoti_torch_is_defined(tensor, &defined), "say whether a tensor is defined");
+    if (tensor)
+      check_torch(aoti_torch_is_defined(tensor, &defined), "say whether a tensor is defined");
     value.present = defined;
     if (!defined) {
-      if (argument.kind == ArgumentKind::kTensor) fail(name, argument.name + " that is a tensor", "none");
+      if (argument.kind == ArgumentKind::kTensor)
+        fail(name, argument.name + " that is a tensor", "none");
       return;
     }
     TensorView& view = value.tensor;
     int32_t dtype, device_type, device_index, layout;
     int64_t ndim, *sizes, *strides;
     check_torch(aoti_torch_get_layout(tensor, &layout), "give a tensor's layout");
-    if (layout != aoti_torch_layout_strided()) fail(name, argument.name + " with strided layout", "another layout");
+    if (layout != aoti_torch_layout_strided())
+      fail(name, argument.name + " with strided layout", "another layout");
     check_torch(aoti_torch_get_dim(tensor, &ndim) || aoti_torch_get_sizes(tensor, &sizes) ||
-                    aoti_torch_get_strides(tensor, &strides) || aoti_torch_get_dtype(tensor, &dtype) ||
+                    aoti_torch_get_strides(tensor, &strides) ||
+                    aoti_torch_get_dtype(tensor, &dtype) ||
                     aoti_torch_get_device_type(tensor, &device_type) ||
                     aoti_torch_get_device_index(tensor, &device_index),
                 "describe a tensor");
-    if (ndim > kMaxDims) fail(name, argument.name + " of at most 8 axes", std::to_string(ndim) + " axes");
+    if (ndim > kMaxDims)
+      fail(name, argument.name + " of at most 8 axes", std::to_string(ndim) + " axes");
     view.ndim = static_cast<int>(ndim);
     for (int64_t d = 0; d < ndim; ++d) view.sizes[d] = sizes[d], view.strides[d] = strides[d];
     view.dtype = dtype_of(dtype, name);
     static const int32_t cpu = aoti_torch_device_type_cpu(), cuda = aoti_torch_device_type_cuda();
-    if (device_type != cpu && device_type != cuda) fail(name, argument.name + " on a CPU or CUDA device", "another");
-    view.device = {device_type == cpu ? DeviceType::kCpu : DeviceType::kCuda, device_type == cpu ? 0 : device_index};
+    if (device_type != cpu && device_type != cuda)
+      fail(name, argument.name + " on a CPU or CUDA device", "another");
+    view.device = {device_type == cpu ? DeviceType::kCpu : DeviceType::kCuda,
+                   device_type == cpu ? 0 : device_index};
     const void* data = nullptr;
     check_torch(torch_get_const_data_ptr(tensor, &data), "give a tensor's memory");
     view.data = const_cast<void*>(data);
@@ -173,7 +190,8 @@ class Arguments {
     size_t count = 0;
     check_torch(torch_list_size(list, &count), "give a list's size");
     if (count > kMaxDims)
-      fail(operation_.name.c_str(), argument.name + " of at most 8 values", std::to_string(count) + " values");
+      fail(operation_.name.c_str(), argument.name + " of at most 8 values",
+           std::to_string(count) + " values");
     value.count = static_cast<int>(count);
     for (size_t i = 0; i < count; ++i) {
       TorchValue item;
@@ -196,13 +214,15 @@ void run(const Operation& operation, TorchValue* stack) {
       for (size_t i = 0; i < operation.arguments.size(); ++i) arguments.read(i, values[i]);
       operation.run(call);
     }
-    for (int i = 0; i < operation.results; ++i) stack[i] = reinterpret_cast<TorchValue>(door.release(i));
+    for (int i = 0; i < operation.results; ++i)
+      stack[i] = reinterpret_cast<TorchValue>(door.release(i));
   } catch (const std::bad_alloc&) {
     throw Error(ErrorKind::kRuntime, operation.name + ": not enough memory");
   }
 }
 
-// The dispatcher passes a kernel nothing to tell operations apart by: each place of the list has a function of its own.
+// The dispatcher passes a kernel nothing to tell operations apart by: each place of the list has a
+// function of its own.
 template <size_t index>
 void boxed(TorchValue* stack, uint64_t, uint64_t) {
   run(operations()[index], stack);
@@ -218,7 +238,7 @@ constexpr auto make_boxed(std::index_sequence<index...>) {
 }
 constexpr auto kBoxed = make_boxed(std::make_index_sequence<kMaxOperations>());
 
-// ---- torch's threads ------------------------------------------------------------------------------------------------
+// torch's threads
 
 struct TorchBody {
   ParallelBody body;
@@ -256,9 +276,11 @@ struct RegisterAll {
   RegisterAll() {
     for (const char* key : {"CPU", "CUDA"}) {
       TorchLibrary library = nullptr;
-      check_torch(aoti_torch_library_init_impl("fastconv", key, __FILE__, __LINE__, &library), "open a library");
+      check_torch(aoti_torch_library_init_impl("fastconv", key, __FILE__, __LINE__, &library),
+                  "open a library");
       for (size_t i = 0; i < operations().size() && i < kMaxOperations; ++i)
-        check_torch(torch_library_impl(library, operations()[i].name.c_str(), kBoxed.kernels[i], kTorchBuildVersion),
+        check_torch(torch_library_impl(library, operations()[i].name.c_str(), kBoxed.kernels[i],
+                                       kTorchBuildVersion),
                     "register a kernel");
     }
     set_parallel_runner(&kTorchRunner);

@@ -4,12 +4,14 @@
 //   grad_input[n, g*C/G + c, h, w] = sum_{k in g, r, s} grad_output[n,k,p,q] * weight[k,c,r,s]
 //   grad_weight[k,c,r,s]           = sum_{n,p,q} grad_output[n,k,p,q] * input[n, g*C/G + c, h, w]
 //
-//   with  h = p * stride_h - pad_h + r * dilation_h,  w = q * stride_w - pad_w + s * dilation_w,  g = k / (K/G);
-//   input outside [0,H) x [0,W) counts as 0.
+//   with  h = p * stride_h - pad_h + r * dilation_h,  w = q * stride_w - pad_w + s * dilation_w,
+//   g = k / (K/G);  input outside [0,H) x [0,W) counts as 0.
 //
-// N batch; C input channels; H, W input extents; K output channels; R, S window; P, Q output extents; G groups.
-// float16 and bfloat16 are accumulated in float32 and rounded once, to nearest even; float64 in float64.
-// The order of every sum depends on the shape and the instruction set alone, never on the number of threads.
+// N batch; C input channels; H, W input extents; K output channels; R, S window; P, Q output
+// extents; G groups.
+// float16 and bfloat16 are accumulated in float32 and rounded once, to nearest even; float64 in
+// float64. The order of every sum depends on the shape and the instruction set alone, never on the
+// number of threads.
 #pragma once
 #include "dtype.h"
 #include "window.h"
@@ -22,27 +24,33 @@ struct Conv2dShape {
   int64_t K, P, Q;
   int64_t G;  // divides C and K
   Window2d window;
-  Strides4 input;   // [N, C, H, W], or those of grad_input
-  Strides4 weight;  // [K, C/G, R, S], or those of grad_weight
-  Strides4 output;  // [N, K, P, Q], or those of grad_output
+  Strides4 input;       // [N, C, H, W], or those of grad_input
+  Strides4 weight;      // [K, C/G, R, S], or those of grad_weight
+  Strides4 output;      // [N, K, P, Q], or those of grad_output
   int64_t bias_stride;  // of the bias, in elements
 };
 
-// Pointers are to element [0,0,0,0]. What is written must not overlap what is read, and must not be an expanded view
-// (no zero or overlapping strides); what is read may be any view. Every element of the result is written once, also
-// where the sum is empty. No extent of the result is zero. `bias` is K elements, or null for none.
-// May throw std::bad_alloc for scratch memory; then the result is unspecified and nothing else has changed.
+// Pointers are to element [0,0,0,0]. What is written must not overlap what is read, and must not be
+// an expanded view (no zero or overlapping strides); what is read may be any view. Every element of
+// the result is written once, also where the sum is empty. No extent of the result is zero. `bias`
+// is K elements, or null for none.
+// May throw std::bad_alloc for scratch memory; then the result is unspecified and nothing else has
+// changed.
 namespace cpu {
-void conv2d_forward(const Conv2dShape& shape, const void* input, const void* weight, const void* bias, void* output);
-void conv2d_input_grad(const Conv2dShape& shape, const void* grad_output, const void* weight, void* grad_input);
-void conv2d_weight_grad(const Conv2dShape& shape, const void* grad_output, const void* input, void* grad_weight);
+void conv2d_forward(const Conv2dShape& shape, const void* input, const void* weight,
+                    const void* bias, void* output);
+void conv2d_input_grad(const Conv2dShape& shape, const void* grad_output, const void* weight,
+                       void* grad_input);
+void conv2d_weight_grad(const Conv2dShape& shape, const void* grad_output, const void* input,
+                        void* grad_weight);
 }  // namespace cpu
 
-// The same on a CUDA device: pointers are to memory of the current device, work is queued on `stream` (a cudaStream_t),
-// nothing synchronises, nothing is allocated. Returns null, or the text of the first CUDA error.
+// The same on a CUDA device: pointers are to memory of the current device, work is queued on
+// `stream` (a cudaStream_t), nothing synchronises, nothing is allocated. Returns null, or the text
+// of the first CUDA error.
 namespace cuda {
-const char* conv2d_forward(const Conv2dShape& shape, const void* input, const void* weight, const void* bias,
-                           void* output, void* stream);
+const char* conv2d_forward(const Conv2dShape& shape, const void* input, const void* weight,
+                           const void* bias, void* output, void* stream);
 const char* conv2d_input_grad(const Conv2dShape& shape, const void* grad_output, const void* weight,
                               void* grad_input, void* stream);
 const char* conv2d_weight_grad(const Conv2dShape& shape, const void* grad_output, const void* input,

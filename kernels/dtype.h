@@ -1,6 +1,7 @@
 // The element types that kernels know, and their sizes.
 #pragma once
-// Functions of headers are `static inline` here: files compiled for different instruction sets must never share one.
+// Functions of headers are `static inline` here: files compiled for different instruction sets must
+// never share one.
 #include <cstdint>
 
 namespace fastconv {

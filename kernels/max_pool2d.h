@@ -1,13 +1,14 @@
 // max_pool2d: the largest element of every window, and its gradient.
 //
-//   output[n,c,p,q]  = max_{r,s} input[n,c,h,w]      h = p * stride_h - pad_h + r * dilation_h, w likewise
-//   indices[n,c,p,q] = h * W + w of the element taken
-//   grad_input[n,c,h,w] = sum of grad_output[n,c,p,q] over all p, q whose indices[n,c,p,q] == h * W + w
+//   output[n,c,p,q]  = max_{r,s} input[n,c,h,w]      h = p * stride_h - pad_h + r * dilation_h, w
+//   likewise indices[n,c,p,q] = h * W + w of the element taken grad_input[n,c,h,w] = sum of
+//   grad_output[n,c,p,q] over all p, q whose indices[n,c,p,q] == h * W + w
 //
-// Padding is never taken. Among equal elements the first in row-major order is taken; a NaN is larger than everything,
-// and of several NaNs the last is taken (as torch does). A window of -inf alone gives -inf and the index of its first
-// element inside. A window that lies in the padding altogether gives the type's lowest value (-inf), and the index that
-// its first row and column not before the input would have: it may be >= H * W, and the gradient leaves it out.
+// Padding is never taken. Among equal elements the first in row-major order is taken; a NaN is
+// larger than everything, and of several NaNs the last is taken (as torch does). A window of -inf
+// alone gives -inf and the index of its first element inside. A window that lies in the padding
+// altogether gives the type's lowest value (-inf), and the index that its first row and column not
+// before the input would have: it may be >= H * W, and the gradient leaves it out.
 //
 // N batch; C channels; H, W input extents; R, S window; P, Q output extents.
 #pragma once
@@ -26,23 +27,26 @@ struct MaxPool2dShape {
   Strides4 indices;  // [N, C, P, Q]
 };
 
-// Pointers are to element [0,0,0,0]. What is written must not overlap what is read, and must not be an expanded view;
-// what is read may be any view. `indices` may be null in forward: then none are computed. Every element of the result is
-// written. No extent of the result is zero. Backward ignores an index outside [0, H * W), adds in row-major order of
-// p, q, and accumulates float16 and bfloat16 in float32.
+// Pointers are to element [0,0,0,0]. What is written must not overlap what is read, and must not be
+// an expanded view; what is read may be any view. `indices` may be null in forward: then none are
+// computed. Every element of the result is written. No extent of the result is zero. Backward
+// ignores an index outside [0, H * W), adds in row-major order of p, q, and accumulates float16 and
+// bfloat16 in float32.
 namespace cpu {
-void max_pool2d_forward(const MaxPool2dShape& shape, const void* input, void* output, int64_t* indices);
-void max_pool2d_backward(const MaxPool2dShape& shape, const void* grad_output, const int64_t* indices,
-                         void* grad_input);
+void max_pool2d_forward(const MaxPool2dShape& shape, const void* input, void* output,
+                        int64_t* indices);
+void max_pool2d_backward(const MaxPool2dShape& shape, const void* grad_output,
+                         const int64_t* indices, void* grad_input);
 }  // namespace cpu
 
-// The same on a CUDA device: pointers are to memory of the current device, work is queued on `stream` (a cudaStream_t),
-// nothing synchronises, nothing is allocated. Returns null, or the text of the first CUDA error.
+// The same on a CUDA device: pointers are to memory of the current device, work is queued on
+// `stream` (a cudaStream_t), nothing synchronises, nothing is allocated. Returns null, or the text
+// of the first CUDA error.
 namespace cuda {
-const char* max_pool2d_forward(const MaxPool2dShape& shape, const void* input, void* output, int64_t* indices,
-                               void* stream);
-const char* max_pool2d_backward(const MaxPool2dShape& shape, const void* grad_output, const int64_t* indices,
-                                void* grad_input, void* stream);
+const char* max_pool2d_forward(const MaxPool2dShape& shape, const void* input, void* output,
+                               int64_t* indices, void* stream);
+const char* max_pool2d_backward(const MaxPool2dShape& shape, const void* grad_output,
+                                const int64_t* indices, void* grad_input, void* stream);
 }  // namespace cuda
 
 }  // namespace fastconv

@@ -100,7 +100,8 @@ class Pool {
     }
   }
 
-  // A forked child has this object but none of its threads, and its locks as they happened to stand.
+  // A forked child has this object but none of its threads, and its locks as they happened to
+  // stand.
   void forget_threads() {
     const int size = size_.load();
     new (this) Pool;
@@ -124,7 +125,9 @@ std::atomic<const ParallelRunner*> g_runner{&kOwnRunner};
 
 }  // namespace
 
-void set_parallel_runner(const ParallelRunner* runner) { g_runner.store(runner ? runner : &kOwnRunner); }
+void set_parallel_runner(const ParallelRunner* runner) {
+  g_runner.store(runner ? runner : &kOwnRunner);
+}
 int num_threads() { return g_runner.load()->num_threads(); }
 void set_num_threads(int count) { Pool::instance().resize(count); }
 

@@ -1,5 +1,6 @@
-// The one way to use threads: parallel_for(n, grain, body). Who runs the pieces is installed from outside: the torch door
-// installs torch's own pool, so that torch.set_num_threads rules everything; without torch a small pool of our own serves.
+// The one way to use threads: parallel_for(n, grain, body). Who runs the pieces is installed from
+// outside: the torch door installs torch's own pool, so that torch.set_num_threads rules
+// everything; without torch a small pool of our own serves.
 #pragma once
 #include <cstdint>
 
@@ -9,8 +10,9 @@ namespace fastconv {
 using ParallelBody = void (*)(void* context, int64_t begin, int64_t end);
 
 struct ParallelRunner {
-  // Calls body on disjoint pieces that cover [0, n), each of at least `grain` (but the last), and returns when all are
-  // done. Nested calls run on the calling thread. An exception of a body reaches the caller.
+  // Calls body on disjoint pieces that cover [0, n), each of at least `grain` (but the last), and
+  // returns when all are done. Nested calls run on the calling thread. An exception of a body
+  // reaches the caller.
   void (*run)(int64_t n, int64_t grain, ParallelBody body, void* context);
   int (*num_threads)();
 };
@@ -20,7 +22,8 @@ int num_threads();
 void set_num_threads(int count);  // of the pool of our own, >= 1
 void run_parallel(int64_t n, int64_t grain, ParallelBody body, void* context);
 
-// Calls body(begin, end) on disjoint pieces that cover [0, n). The type of a lambda is its file's own, and so is this copy.
+// Calls body(begin, end) on disjoint pieces that cover [0, n). The type of a lambda is its file's
+// own, and so is this copy.
 template <class F>
 inline void parallel_for(int64_t n, int64_t grain, const F& body) {
   if (n <= 0) return;
@@ -30,7 +33,9 @@ inline void parallel_for(int64_t n, int64_t grain, const F& body) {
   }
   run_parallel(
       n, grain,
-      [](void* context, int64_t begin, int64_t end) { (*static_cast<const F*>(context))(begin, end); },
+      [](void* context, int64_t begin, int64_t end) {
+        (*static_cast<const F*>(context))(begin, end);
+      },
       const_cast<F*>(&body));
 }
 

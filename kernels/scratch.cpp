@@ -7,8 +7,8 @@
 namespace fastconv {
 namespace {
 
-// Freed blocks up to this size stay with the thread (packed weights of the largest usual layers need 9 to 75 MB and are
-// not worth keeping); so a thread never holds more than kBlocks * kKeep.
+// Freed blocks up to this size stay with the thread (packed weights of the largest usual layers
+// need 9 to 75 MB and are not worth keeping); so a thread never holds more than kBlocks * kKeep.
 constexpr int64_t kKeep = int64_t{8} << 20;
 constexpr int kBlocks = 8;
 constexpr int64_t kAlignment = 64;
@@ -29,7 +29,8 @@ thread_local Arena t_arena;
 
 void* allocate(int64_t bytes) {
   if (bytes < 0 || bytes > INT64_MAX - kAlignment) throw std::bad_alloc();
-  void* data = std::aligned_alloc(kAlignment, static_cast<size_t>((bytes + kAlignment - 1) / kAlignment * kAlignment));
+  void* data = std::aligned_alloc(
+      kAlignment, static_cast<size_t>((bytes + kAlignment - 1) / kAlignment * kAlignment));
   if (!data) throw std::bad_alloc();
   return data;
 }

@@ -1,5 +1,6 @@
-// Scratch memory of the calling thread: taken and given back in the order of a stack, kept from call to call, so that no
-// kernel allocates inside a loop. A block is 64-byte aligned and not initialised.
+// Scratch memory of the calling thread: taken and given back in the order of a stack, kept from
+// call to call, so that no kernel allocates inside a loop. A block is 64-byte aligned and not
+// initialised.
 #pragma once
 #include <cstdint>
 
@@ -13,7 +14,8 @@ void give_back_scratch(void* block);
 template <class T>
 class Scratch {
  public:
-  __attribute__((always_inline)) explicit Scratch(int64_t count) : data_(count > 0 ? static_cast<T*>(take_scratch(count * int64_t{sizeof(T)})) : nullptr) {}
+  __attribute__((always_inline)) explicit Scratch(int64_t count)
+      : data_(count > 0 ? static_cast<T*>(take_scratch(count * int64_t{sizeof(T)})) : nullptr) {}
   __attribute__((always_inline)) ~Scratch() {
     if (data_) give_back_scratch(data_);
   }

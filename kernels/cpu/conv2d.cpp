@@ -1,16 +1,21 @@
 // conv2d, forward and the input's gradient, as one implicit matrix product:
 //
-//   target[n, k, i, j] = bias[k] + sum_{c,t} source[n, c, i * step_h + h(t), j * step_w + w(t)] * weight[k, c, t]
+//   target[n,k,i,j] = bias[k]
+//                   + sum_{c,t} source[n, c, i * step_h + h(t), j * step_w + w(t)] * weight[k,c,t]
 //
 // Forward: source = input, target = output, a tap per window element.
-// Input's gradient: source = grad_output, target = grad_input, c and k change places. Input rows h = a + i * stride_h of one
-// phase a meet the same taps, those with (a + pad_h - r * dilation_h) divisible by stride_h; so each of the stride_h x
-// stride_w phases is a dense product with step 1 and its share of the taps, and no multiplication with zero is done.
+// Input's gradient: source = grad_output, target = grad_input, c and k change places. The input
+// rows a + i * stride_h of one phase a meet the same taps, those with (a + pad_h - r * dilation_h)
+// divisible by stride_h; so each of the stride_h x stride_w phases is a dense product with step 1
+// and its share of the taps, and no multiplication with zero is done.
 //
 // Two arrangements, by the layout of the target:
-//   lanes are channels (NHWC)  a = pixels, packed per thread or read in place; b = weight panels, packed once
-//   lanes are pixels (NCHW)    a = weight rows, read in place where possible; b = pixel panels, packed per thread
-// One task = one block of pixels times one block of channels of one group. Cost: 2 * N*K*P*Q * C/G*R*S flops.
+//   lanes are channels (NHWC)   a: pixels, packed per thread or read in place
+//                               b: weight panels, packed once
+//   lanes are pixels (NCHW)     a: weight rows, read in place where possible
+//                               b: pixel panels, packed per thread
+// One task = one block of pixels times one block of channels of one group.
+// Cost: 2 * N*K*P*Q * C/G*R*S flops.
 #include "../conv2d.h"
 
 #include "../parallel.h"
@@ -30,16 +35,16 @@ template <class S>
 struct Product {
   PixelSource<S> source;  // of group 0
   Target<S> target;       // of group 0
-  const S* weight;        // element (g, k, c, t) at g * weight_g + k * weight_k + c * weight_c + taps[t].weight
+  const S* weight;  // (g, k, c, t): g * weight_g + k * weight_k + c * weight_c + taps[t].weight
   int64_t weight_g, weight_k, weight_c;
   const Compute<S>* bias;  // [G * K], or null
   int64_t G, K;            // K: target channels of a group
 };
 
-constexpr int64_t kPixelBlock = 192;    // pixels of a task: its unfolded block of one depth block stays in L2
-constexpr int64_t kChannelBlock = 256;  // target channels of a task: bounds its block of sums to 192 KiB
-
-// ---- stores ---------------------------------------------------------------------------------------------------------
+// A task's pixels: the unfolded block of one depth block stays in L2. Its target channels: they
+// bound the block of sums to 192 KiB.
+constexpr int64_t kPixelBlock = 192;
+constexpr int64_t kChannelBlock = 256;
 
 // Tiles [k][m]: runs of pixels are contiguous in the target.
 template <class S>
@@ -50,14 +55,17 @@ struct StorePixelLanes {
   const T* bias;  // likewise, or null
   int64_t m_begin;
 
-  void operator()(int64_t k, int64_t rows, int64_t m, int64_t columns, const T* tile, int64_t stride) const {
+  void operator()(int64_t k, int64_t rows, int64_t m, int64_t columns, const T* tile,
+                  int64_t stride) const {
     const int64_t first = m_begin + m;
-    for_each_run(target.grid, first, first + columns, [&](int64_t n, int64_t i, int64_t j, int64_t count, int64_t offset) {
-      S* to = data + n * target.stride_n + i * target.stride_i + j * target.stride_j + k * target.stride_k;
-      for (int64_t r = 0; r < rows; ++r)
-        store_run(to + r * target.stride_k, target.stride_j, tile + r * stride + offset, count,
-                  bias ? bias[k + r] : T{0});
-    });
+    for_each_run(target.grid, first, first + columns,
+                 [&](int64_t n, int64_t i, int64_t j, int64_t count, int64_t offset) {
+                   S* to = data + n * target.stride_n + i * target.stride_i + j * target.stride_j +
+                           k * target.stride_k;
+                   for (int64_t r = 0; r < rows; ++r)
+                     store_run(to + r * target.stride_k, target.stride_j,
+                               tile + r * stride + offset, count, bias ? bias[k + r] : T{0});
+                 });
   }
 };
 
@@ -70,18 +78,19 @@ struct StoreChannelLanes {
   const T* bias;  // likewise, or null
   int64_t m_begin;
 
-  void operator()(int64_t m, int64_t rows, int64_t k, int64_t columns, const T* tile, int64_t stride) const {
+  void operator()(int64_t m, int64_t rows, int64_t k, int64_t columns, const T* tile,
+                  int64_t stride) const {
     const int64_t first = m_begin + m;
-    for_each_run(target.grid, first, first + rows, [&](int64_t n, int64_t i, int64_t j, int64_t count, int64_t offset) {
-      S* to = data + n * target.stride_n + i * target.stride_i + j * target.stride_j + k * target.stride_k;
-      for (int64_t q = 0; q < count; ++q)
-        store_run(to + q * target.stride_j, target.stride_k, tile + (offset + q) * stride, columns,
-                  bias ? bias + k : nullptr);
-    });
+    for_each_run(target.grid, first, first + rows,
+                 [&](int64_t n, int64_t i, int64_t j, int64_t count, int64_t offset) {
+                   S* to = data + n * target.stride_n + i * target.stride_i + j * target.stride_j +
+                           k * target.stride_k;
+                   for (int64_t q = 0; q < count; ++q)
+                     store_run(to + q * target.stride_j, target.stride_k,
+                               tile + (offset + q) * stride, columns, bias ? bias + k : nullptr);
+                 });
   }
 };
-
-// ---- weights --------------------------------------------------------------------------------------------------------
 
 // [g][k][c * taps + t]: rows of operand a.
 template <class S>
@@ -92,13 +101,14 @@ void pack_weight_rows(const Product<S>& p, Compute<S>* packed) {
       const S* from = p.weight + row / p.K * p.weight_g + row % p.K * p.weight_k;
       Compute<S>* to = packed + row * depth;
       for (int64_t c = 0; c < C; ++c)
-        for (int64_t t = 0; t < taps; ++t) *to++ = to_compute(from[c * p.weight_c + p.source.taps[t].weight]);
+        for (int64_t t = 0; t < taps; ++t)
+          *to++ = to_compute(from[c * p.weight_c + p.source.taps[t].weight]);
     }
   });
 }
 
-// [g][panel][t * C + c][kTileColumns]: panels of operand b. Written in pieces that stay in L1, for the lanes of a panel lie
-// far apart in the weight.
+// [g][panel][t * C + c][kTileColumns]: panels of operand b. Written in pieces that stay in L1, for
+// the lanes of a panel lie far apart in the weight.
 template <class S>
 void pack_weight_panels(const Product<S>& p, Compute<S>* packed) {
   using T = Compute<S>;
@@ -133,13 +143,13 @@ bool weight_is_plain(const Product<S>& p) {
   return true;
 }
 
-// ---- the two arrangements -------------------------------------------------------------------------------------------
-
-// Blocks of pixels and channels such that every thread has work; never smaller than a tile is worth.
+// Blocks of pixels and channels such that every thread has work; never smaller than a tile is
+// worth.
 struct Blocking {
   int64_t pixels, channels, pixel_blocks, channel_blocks;
 
-  Blocking(int64_t pixel_count, int64_t channel_count, int64_t groups, int64_t pixel_tile, int64_t channel_tile) {
+  Blocking(int64_t pixel_count, int64_t channel_count, int64_t groups, int64_t pixel_tile,
+           int64_t channel_tile) {
     const int64_t wanted = 2 * num_threads();
     pixels = divide_up(smaller(kPixelBlock, pixel_count), pixel_tile) * pixel_tile;
     channels = divide_up(smaller(kChannelBlock, channel_count), channel_tile) * channel_tile;
@@ -156,16 +166,18 @@ struct Blocking {
   }
 };
 
-// Calls body(g, m_begin, m_end, k_begin, k_end) for every task, channel blocks of a pixel block next to each other.
+// Calls body(g, m_begin, m_end, k_begin, k_end) for every task, channel blocks of a pixel block
+// next to each other.
 template <class Body>
-void for_each_task(const Blocking& blocks, int64_t pixel_count, int64_t channel_count, int64_t groups, const Body& body) {
+void for_each_task(const Blocking& blocks, int64_t pixel_count, int64_t channel_count,
+                   int64_t groups, const Body& body) {
   const int64_t tasks = groups * blocks.pixel_blocks * blocks.channel_blocks;
   parallel_for(tasks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t k = task % blocks.channel_blocks * blocks.channels;
       const int64_t m = task / blocks.channel_blocks % blocks.pixel_blocks * blocks.pixels;
-      body(task / blocks.channel_blocks / blocks.pixel_blocks, m, smaller(m + blocks.pixels, pixel_count), k,
-           smaller(k + blocks.channels, channel_count));
+      body(task / blocks.channel_blocks / blocks.pixel_blocks, m,
+           smaller(m + blocks.pixels, pixel_count), k, smaller(k + blocks.channels, channel_count));
     }
   });
 }
@@ -186,18 +198,20 @@ void run_pixel_lanes(const Product<S>& p) {
   if (!plain) pack_weight_rows(p, packed_weight.data());
 
   const Blocking blocks(pixel_count, p.K, p.G, kTileColumns<T>, kTileRows);
-  for_each_task(blocks, pixel_count, p.K, p.G, [&](int64_t g, int64_t m, int64_t m_end, int64_t k, int64_t k_end) {
-    const PixelSource<S> source = source_of_group(p, g);
-    Scratch<T> unfolded(blocks.pixels * smaller(kDepthBlock<T>, depth));
-    PixelPanels<S> panels{source, m, m_end, unfolded.data()};
-    DirectRows<T> rows{packed_weight.data() + (g * p.K + k) * depth, depth, 1};
-    if constexpr (kSame<S, T>)
-      if (plain) rows = {p.weight + g * p.weight_g + k * p.weight_k, p.weight_k, 1};
-    const int64_t channel = g * p.K + k;
-    const StorePixelLanes<S> store{p.target, p.target.data + channel * p.target.stride_k,
-                                   p.bias ? p.bias + channel : nullptr, m};
-    multiply_block<T>(k_end - k, m_end - m, depth, rows, panels, store);
-  });
+  for_each_task(blocks, pixel_count, p.K, p.G,
+                [&](int64_t g, int64_t m, int64_t m_end, int64_t k, int64_t k_end) {
+                  const PixelSource<S> source = source_of_group(p, g);
+                  Scratch<T> unfolded(blocks.pixels * smaller(kDepthBlock<T>, depth));
+                  PixelPanels<S> panels{source, m, m_end, unfolded.data()};
+                  DirectRows<T> rows{packed_weight.data() + (g * p.K + k) * depth, depth, 1};
+                  if constexpr (kSame<S, T>)
+                    if (plain) rows = {p.weight + g * p.weight_g + k * p.weight_k, p.weight_k, 1};
+                  const int64_t channel = g * p.K + k;
+                  const StorePixelLanes<S> store{p.target,
+                                                 p.target.data + channel * p.target.stride_k,
+                                                 p.bias ? p.bias + channel : nullptr, m};
+                  multiply_block<T>(k_end - k, m_end - m, depth, rows, panels, store);
+                });
 }
 
 template <class S>
@@ -210,24 +224,26 @@ void run_channel_lanes(const Product<S>& p) {
   const bool plain = kSame<S, T> && p.source.is_plain_matrix();
 
   const Blocking blocks(pixel_count, p.K, p.G, kTileRows, kTileColumns<T>);
-  for_each_task(blocks, pixel_count, p.K, p.G, [&](int64_t g, int64_t m, int64_t m_end, int64_t k, int64_t k_end) {
-    const PixelSource<S> source = source_of_group(p, g);
-    const int64_t panel = g * panels_per_group + k / kTileColumns<T>;
-    PackedPanels<T> panels{packed_weight.data() + panel * depth * kTileColumns<T>, depth};
-    const int64_t channel = g * p.K + k;
-    const StoreChannelLanes<S> store{p.target, p.target.data + channel * p.target.stride_k,
-                                     p.bias ? p.bias + channel : nullptr, m};
-    if constexpr (kSame<S, T>) {
-      if (plain) {
-        const S* first = source.row_of(source.taps[0], 0, 0) + m * source.pixel_stride();
-        DirectRows<T> rows{first, source.pixel_stride(), 1};
-        return multiply_block<T>(m_end - m, k_end - k, depth, rows, panels, store);
-      }
-    }
-    Scratch<T> unfolded((m_end - m) * kDepthBlock<T>);
-    PixelRows<S> rows{source, m, m_end, unfolded.data()};
-    multiply_block<T>(m_end - m, k_end - k, depth, rows, panels, store);
-  });
+  for_each_task(
+      blocks, pixel_count, p.K, p.G,
+      [&](int64_t g, int64_t m, int64_t m_end, int64_t k, int64_t k_end) {
+        const PixelSource<S> source = source_of_group(p, g);
+        const int64_t panel = g * panels_per_group + k / kTileColumns<T>;
+        PackedPanels<T> panels{packed_weight.data() + panel * depth * kTileColumns<T>, depth};
+        const int64_t channel = g * p.K + k;
+        const StoreChannelLanes<S> store{p.target, p.target.data + channel * p.target.stride_k,
+                                         p.bias ? p.bias + channel : nullptr, m};
+        if constexpr (kSame<S, T>) {
+          if (plain) {
+            const S* first = source.row_of(source.taps[0], 0, 0) + m * source.pixel_stride();
+            DirectRows<T> rows{first, source.pixel_stride(), 1};
+            return multiply_block<T>(m_end - m, k_end - k, depth, rows, panels, store);
+          }
+        }
+        Scratch<T> unfolded((m_end - m) * kDepthBlock<T>);
+        PixelRows<S> rows{source, m, m_end, unfolded.data()};
+        multiply_block<T>(m_end - m, k_end - k, depth, rows, panels, store);
+      });
 }
 
 template <class S>
@@ -251,8 +267,9 @@ template <class S>
 void forward(const Conv2dShape& s, const S* input, const S* weight, const S* bias, S* output) {
   const Window2d& window = s.window;
   Product<S> p;
-  p.source = {input, s.input.s[0], s.input.s[1], s.input.s[2], s.input.s[3], s.C / s.G, s.H, s.W,
-              window.stride_h, window.stride_w, {s.N, s.P, s.Q}, nullptr, 0};
+  p.source = {input, s.input.s[0], s.input.s[1],    s.input.s[2],    s.input.s[3],    s.C / s.G,
+              s.H,   s.W,          window.stride_h, window.stride_w, {s.N, s.P, s.Q}, nullptr,
+              0};
   p.target = {output, s.output.s[0], s.output.s[1], s.output.s[2], s.output.s[3], {}};
   p.weight = weight;
   p.weight_g = s.K / s.G * s.weight.s[0];
@@ -265,9 +282,10 @@ void forward(const Conv2dShape& s, const S* input, const S* weight, const S* bia
   p.K = s.K / s.G;
 
   // A 1x1 window that moves by one over rows without gaps: the image is one long row.
-  const bool one_row = window.R == 1 && window.S == 1 && window.stride_h == 1 && window.stride_w == 1 &&
-                       window.pad_h == 0 && window.pad_w == 0 && s.P == s.H && s.Q == s.W &&
-                       s.input.s[2] == s.W * s.input.s[3] && s.output.s[2] == s.Q * s.output.s[3];
+  const bool one_row = window.R == 1 && window.S == 1 && window.stride_h == 1 &&
+                       window.stride_w == 1 && window.pad_h == 0 && window.pad_w == 0 &&
+                       s.P == s.H && s.Q == s.W && s.input.s[2] == s.W * s.input.s[3] &&
+                       s.output.s[2] == s.Q * s.output.s[3];
   if (one_row) {
     p.source.W *= p.source.H, p.source.H = 1;
     p.source.grid.J *= p.source.grid.I, p.source.grid.I = 1;
@@ -300,10 +318,25 @@ void input_grad(const Conv2dShape& s, const S* grad_output, const S* weight, S* 
         }
       }
       Product<S> p;
-      p.source = {grad_output, s.output.s[0], s.output.s[1], s.output.s[2], s.output.s[3], s.K / s.G, s.P, s.Q, 1, 1,
-                  {s.N, (s.H - a - 1) / window.stride_h + 1, (s.W - b - 1) / window.stride_w + 1}, nullptr, 0};
-      p.target = {grad_input + a * s.input.s[2] + b * s.input.s[3], s.input.s[0], s.input.s[1],
-                  s.input.s[2] * window.stride_h, s.input.s[3] * window.stride_w, {}};
+      p.source = {grad_output,
+                  s.output.s[0],
+                  s.output.s[1],
+                  s.output.s[2],
+                  s.output.s[3],
+                  s.K / s.G,
+                  s.P,
+                  s.Q,
+                  1,
+                  1,
+                  {s.N, (s.H - a - 1) / window.stride_h + 1, (s.W - b - 1) / window.stride_w + 1},
+                  nullptr,
+                  0};
+      p.target = {grad_input + a * s.input.s[2] + b * s.input.s[3],
+                  s.input.s[0],
+                  s.input.s[1],
+                  s.input.s[2] * window.stride_h,
+                  s.input.s[3] * window.stride_w,
+                  {}};
       p.weight = weight;
       p.weight_g = s.K / s.G * s.weight.s[0];
       p.weight_k = s.weight.s[1];
@@ -318,26 +351,31 @@ void input_grad(const Conv2dShape& s, const S* grad_output, const S* weight, S* 
 
 }  // namespace
 
-void conv2d_forward(const Conv2dShape& shape, const void* input, const void* weight, const void* bias, void* output) {
+void conv2d_forward(const Conv2dShape& shape, const void* input, const void* weight,
+                    const void* bias, void* output) {
   with_storage_type(shape.dtype, [&](auto zero) {
     using S = decltype(zero);
-    forward(shape, static_cast<const S*>(input), static_cast<const S*>(weight), static_cast<const S*>(bias),
-            static_cast<S*>(output));
+    forward(shape, static_cast<const S*>(input), static_cast<const S*>(weight),
+            static_cast<const S*>(bias), static_cast<S*>(output));
   });
 }
 
-void conv2d_input_grad(const Conv2dShape& shape, const void* grad_output, const void* weight, void* grad_input) {
+void conv2d_input_grad(const Conv2dShape& shape, const void* grad_output, const void* weight,
+                       void* grad_input) {
   with_storage_type(shape.dtype, [&](auto zero) {
     using S = decltype(zero);
-    input_grad(shape, static_cast<const S*>(grad_output), static_cast<const S*>(weight), static_cast<S*>(grad_input));
+    input_grad(shape, static_cast<const S*>(grad_output), static_cast<const S*>(weight),
+               static_cast<S*>(grad_input));
   });
 }
 
 }  // namespace fastconv::cpu::FASTCONV_ISA
 
 FASTCONV_DISPATCH(conv2d_forward,
-                  (const Conv2dShape& shape, const void* input, const void* weight, const void* bias, void* output),
+                  (const Conv2dShape& shape, const void* input, const void* weight,
+                   const void* bias, void* output),
                   (shape, input, weight, bias, output))
 FASTCONV_DISPATCH(conv2d_input_grad,
-                  (const Conv2dShape& shape, const void* grad_output, const void* weight, void* grad_input),
+                  (const Conv2dShape& shape, const void* grad_output, const void* weight,
+                   void* grad_input),
                   (shape, grad_output, weight, grad_input))

@@ -1,11 +1,13 @@
-// The side of convolution's matrix product that slides: for a window position and a tap, which element is read.
+// The side of convolution's matrix product that slides: for a window position and a tap, which
+// element is read.
 //
 //   pixel m = (n * I + i) * J + j      a position of the window, on a grid of N x I x J
-//   tap t                              reads source row i * step_h + tap.h, column j * step_w + tap.w, if inside
+//   tap t                              reads row i * step_h + tap.h, column j * step_w + tap.w
 //   unfolded[m][c, t] = source[n, c, row, column], or 0 outside
 //
-// The forward pass slides over the input (step = stride), the input's gradient over grad_output (step = 1, one grid per
-// phase of the stride), the weight's gradient over the input. The unfolded matrix exists only block by block, in four forms:
+// The forward pass slides over the input (step = stride), the input's gradient over grad_output
+// (step = 1, one grid per phase of the stride), the weight's gradient over the input. The unfolded
+// matrix exists only block by block, in two forms:
 //   pack_along_pixels    [x][m], x = c * T + t : runs of pixels are contiguous in an NCHW source
 //   pack_along_channels  [m][x], x = t * C + c : runs of channels are contiguous in an NHWC source
 // each into rows of any length, so that panels of kTileColumns and plain rows are the same thing.
@@ -20,10 +22,11 @@ struct PixelGrid {
   FASTCONV_INLINE int64_t count() const { return N * I * J; }
 };
 
-// Calls visit(n, i, j, count, offset) for each run of pixels of one grid row within [begin, end); offset is the distance
-// of the run from `begin`.
+// Calls visit(n, i, j, count, offset) for each run of pixels of one grid row within [begin, end);
+// offset is the distance of the run from `begin`.
 template <class Visit>
-FASTCONV_INLINE void for_each_run(const PixelGrid& grid, int64_t begin, int64_t end, const Visit& visit) {
+FASTCONV_INLINE void for_each_run(const PixelGrid& grid, int64_t begin, int64_t end,
+                                  const Visit& visit) {
   int64_t j = begin % grid.J, i = begin / grid.J % grid.I, n = begin / grid.J / grid.I;
   for (int64_t m = begin; m < end;) {
     const int64_t count = smaller(grid.J - j, end - m);
@@ -54,11 +57,13 @@ struct PixelSource {
 
   FASTCONV_INLINE int64_t depth() const { return C * tap_count; }
 
-  // Every tap of every pixel lies inside and pixels are one arithmetic progression: the source already is [m][c].
+  // Every tap of every pixel lies inside and pixels are one arithmetic progression: the source
+  // already is [m][c].
   bool is_plain_matrix() const {
     if (tap_count != 1 || stride_c != 1 || grid.count() == 0) return false;
     const Tap& tap = taps[0];
-    return tap.j_begin == 0 && tap.j_end == grid.J && tap.h >= 0 && tap.h + (grid.I - 1) * step_h < H &&
+    return tap.j_begin == 0 && tap.j_end == grid.J && tap.h >= 0 &&
+           tap.h + (grid.I - 1) * step_h < H &&
            (grid.I == 1 || stride_h * step_h == stride_w * step_w * grid.J) &&
            (grid.N == 1 || stride_n == stride_w * step_w * grid.J * grid.I);
   }
@@ -76,47 +81,53 @@ struct PixelSource {
   void pack_along_pixels(int64_t m_begin, int64_t m_end, int64_t x_begin, int64_t x_end, T* target,
                          int64_t x_stride) const {
     const int64_t step = pixel_stride();
-    for_each_run(grid, m_begin, m_end, [&](int64_t n, int64_t i, int64_t j, int64_t count, int64_t offset) {
-      int64_t c = x_begin / tap_count, t = x_begin % tap_count;
-      for (int64_t x = x_begin; x < x_end; ++x) {
-        const Tap& tap = taps[t];
-        T* to = target + (x - x_begin) * x_stride + offset;
-        if (!row_inside(tap, i)) {
-          clear_run(to, count);
-        } else {
-          const int64_t from = clamp(tap.j_begin, j, j + count), until = clamp(tap.j_end, from, j + count);
-          if (from > j) clear_run(to, from - j);
-          if (until > from)
-            copy_run(to + (from - j), row_of(tap, n, i) + c * stride_c + from * step, step, until - from);
-          if (j + count > until) clear_run(to + (until - j), j + count - until);
-        }
-        if (++t == tap_count) t = 0, ++c;
-      }
-    });
+    for_each_run(grid, m_begin, m_end,
+                 [&](int64_t n, int64_t i, int64_t j, int64_t count, int64_t offset) {
+                   int64_t c = x_begin / tap_count, t = x_begin % tap_count;
+                   for (int64_t x = x_begin; x < x_end; ++x) {
+                     const Tap& tap = taps[t];
+                     T* to = target + (x - x_begin) * x_stride + offset;
+                     if (!row_inside(tap, i)) {
+                       clear_run(to, count);
+                     } else {
+                       const int64_t from = clamp(tap.j_begin, j, j + count),
+                                     until = clamp(tap.j_end, from, j + count);
+                       if (from > j) clear_run(to, from - j);
+                       if (until > from)
+                         copy_run(to + (from - j), row_of(tap, n, i) + c * stride_c + from * step,
+                                  step, until - from);
+                       if (j + count > until) clear_run(to + (until - j), j + count - until);
+                     }
+                     if (++t == tap_count) t = 0, ++c;
+                   }
+                 });
   }
 
   // target[(m - m_begin) * m_stride + (x - x_begin)], x = t * C + c.
-  void pack_along_channels(int64_t m_begin, int64_t m_end, int64_t x_begin, int64_t x_end, T* target,
-                           int64_t m_stride) const {
-    for_each_run(grid, m_begin, m_end, [&](int64_t n, int64_t i, int64_t j, int64_t count, int64_t offset) {
-      int64_t t = x_begin / C, c = x_begin % C;
-      for (int64_t x = x_begin; x < x_end;) {
-        const int64_t channels = smaller(C - c, x_end - x);
-        const Tap& tap = taps[t];
-        T* to = target + offset * m_stride + (x - x_begin);
-        const bool inside = row_inside(tap, i);
-        const int64_t from = inside ? clamp(tap.j_begin, j, j + count) : j;
-        const int64_t until = inside ? clamp(tap.j_end, from, j + count) : j;
-        for (int64_t q = 0; q < from - j; ++q) clear_run(to + q * m_stride, channels);
-        if (until > from)
-          copy_pixels(to + (from - j) * m_stride, m_stride, row_of(tap, n, i) + c * stride_c + from * pixel_stride(),
-                      until - from, channels);
-        for (int64_t q = until - j; q < count; ++q) clear_run(to + q * m_stride, channels);
-        x += channels;
-        c = 0;
-        ++t;
-      }
-    });
+  void pack_along_channels(int64_t m_begin, int64_t m_end, int64_t x_begin, int64_t x_end,
+                           T* target, int64_t m_stride) const {
+    for_each_run(grid, m_begin, m_end,
+                 [&](int64_t n, int64_t i, int64_t j, int64_t count, int64_t offset) {
+                   int64_t t = x_begin / C, c = x_begin % C;
+                   for (int64_t x = x_begin; x < x_end;) {
+                     const int64_t channels = smaller(C - c, x_end - x);
+                     const Tap& tap = taps[t];
+                     T* to = target + offset * m_stride + (x - x_begin);
+                     const bool inside = row_inside(tap, i);
+                     const int64_t from = inside ? clamp(tap.j_begin, j, j + count) : j;
+                     const int64_t until = inside ? clamp(tap.j_end, from, j + count) : j;
+                     for (int64_t q = 0; q < from - j; ++q) clear_run(to + q * m_stride, channels);
+                     if (until > from)
+                       copy_pixels(to + (from - j) * m_stride, m_stride,
+                                   row_of(tap, n, i) + c * stride_c + from * pixel_stride(),
+                                   until - from, channels);
+                     for (int64_t q = until - j; q < count; ++q)
+                       clear_run(to + q * m_stride, channels);
+                     x += channels;
+                     c = 0;
+                     ++t;
+                   }
+                 });
   }
 
  private:
@@ -125,7 +136,8 @@ struct PixelSource {
   }
 
   // target[q * m_stride + c] = from[q * pixel_stride() + c * stride_c]
-  void copy_pixels(T* target, int64_t m_stride, const S* from, int64_t pixels, int64_t channels) const {
+  void copy_pixels(T* target, int64_t m_stride, const S* from, int64_t pixels,
+                   int64_t channels) const {
     constexpr int64_t kLanes = Vec<T>::kLanes;
     const int64_t step = pixel_stride();
     int64_t blocked = 0;
@@ -136,7 +148,8 @@ struct PixelSource {
         for (; c + kLanes <= channels; c += kLanes) {
           Vec<T> block[kLanes];
 #pragma GCC unroll 16
-          for (int r = 0; r < kLanes; ++r) block[r] = load_as_compute(from + blocked + (c + r) * stride_c);
+          for (int r = 0; r < kLanes; ++r)
+            block[r] = load_as_compute(from + blocked + (c + r) * stride_c);
           transpose(block);
 #pragma GCC unroll 16
           for (int q = 0; q < kLanes; ++q) block[q].store(target + (blocked + q) * m_stride + c);
@@ -150,7 +163,7 @@ struct PixelSource {
   }
 };
 
-// The taps of a window along one axis pair: tap (r, s) reads (start_h + r * dilation_h, start_w + s * dilation_w).
+// Fills in which pixels of a row have the tap's column inside the source.
 template <class S>
 FASTCONV_INLINE void set_columns_inside(Tap& tap, const PixelSource<S>& source) {
   const int64_t step = source.step_w, J = source.grid.J;
@@ -159,8 +172,6 @@ FASTCONV_INLINE void set_columns_inside(Tap& tap, const PixelSource<S>& source) 
   tap.j_end = smaller(end, J);
   tap.j_begin = smaller(begin, tap.j_end);
 }
-
-// ---- operands of multiply_block -------------------------------------------------------------------------------------
 
 // b[x][m]: columns are pixels, packed panel by panel by the thread that uses them.
 template <class S>

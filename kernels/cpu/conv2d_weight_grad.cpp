@@ -3,11 +3,14 @@
 //   grad_weight[k, c, t] = sum_m grad_output[m, k] * unfolded[m][c, t]
 //
 // Two arrangements, by the layout of the input:
-//   channels contiguous (NHWC)  a[k][m] = grad_output, read in place where possible; b[m][x] = unfolded, x = t * C + c
-//   pixels contiguous (NCHW)    a[x][m] = unfolded, x = c * T + t;                  b[m][k] = grad_output, transposed
-// One task = one block of a times one block of b of one group, over one slice of the pixels. Where blocks alone are too few
-// to fill the cores, the pixels are cut into slices, whose sums are added in order afterwards. The number of slices depends
-// on the shape alone: the result is the same for every number of threads. Cost: 2 * N*P*Q * K * C/G*R*S flops.
+//   channels contiguous (NHWC)   a[k][m]: grad_output, read in place where possible
+//                                b[m][x]: unfolded, x = t * C + c
+//   pixels contiguous (NCHW)     a[x][m]: unfolded, x = c * T + t
+//                                b[m][k]: grad_output, transposed
+// One task = one block of a times one block of b of one group, over one slice of the pixels. Where
+// blocks alone are too few to fill the cores, the pixels are cut into slices, whose sums are added
+// in order afterwards. The number of slices depends on the shape alone: the result is the same for
+// every number of threads. Cost: 2 * N*P*Q * K * C/G*R*S flops.
 #include "../conv2d.h"
 #include "../parallel.h"
 #include "conv2d_pixels.h"
@@ -44,7 +47,8 @@ struct GradRows {
   int64_t row_stride = 1, depth_stride = k_end - k_begin;
 
   void prepare(int64_t begin, int64_t end) {
-    source.pack_along_channels(m_begin + begin, m_begin + end, k_begin, k_end, packed, depth_stride);
+    source.pack_along_channels(m_begin + begin, m_begin + end, k_begin, k_end, packed,
+                               depth_stride);
   }
   FASTCONV_INLINE const T* row(int64_t i) const { return packed + i; }
 };
@@ -90,7 +94,8 @@ template <class S>
 FASTCONV_INLINE S* place_of(const WeightGrad<S>& p, int64_t g, int64_t row, int64_t column) {
   const int64_t k = p.rows_are_channels ? row : column, x = p.rows_are_channels ? column : row;
   const int64_t C = p.input.C, taps = p.input.tap_count;
-  const int64_t c = p.rows_are_channels ? x % C : x / taps, t = p.rows_are_channels ? x / C : x % taps;
+  const int64_t c = p.rows_are_channels ? x % C : x / taps,
+                t = p.rows_are_channels ? x / C : x % taps;
   return p.grad_weight + (g * p.K + k) * p.stride_k + c * p.stride_c + p.input.taps[t].weight;
 }
 
@@ -108,8 +113,8 @@ void store_columns(const WeightGrad<S>& p, int64_t g, int64_t row, int64_t colum
 }
 
 template <class S, class Store>
-void multiply_slice(const WeightGrad<S>& p, int64_t g, int64_t m, int64_t m_end, int64_t row, int64_t row_end,
-                    int64_t column, int64_t column_end, const Store& store) {
+void multiply_slice(const WeightGrad<S>& p, int64_t g, int64_t m, int64_t m_end, int64_t row,
+                    int64_t row_end, int64_t column, int64_t column_end, const Store& store) {
   using T = Compute<S>;
   PixelSource<S> input = p.input, grad_output = p.grad_output;
   input.data += g * input.C * input.stride_c;
@@ -126,7 +131,8 @@ void multiply_slice(const WeightGrad<S>& p, int64_t g, int64_t m, int64_t m_end,
   ChannelPanels<S> b{input, m, column, column_end, packed_columns.data()};
   if constexpr (kSame<S, T>) {
     if (grad_output.is_plain_matrix()) {
-      DirectRows<T> a{grad_output.data + m * grad_output.pixel_stride() + row, 1, grad_output.pixel_stride()};
+      DirectRows<T> a{grad_output.data + m * grad_output.pixel_stride() + row, 1,
+                      grad_output.pixel_stride()};
       return multiply_block<T>(rows, columns, depth, a, b, store);
     }
   }
@@ -139,7 +145,8 @@ template <class S>
 void run(const WeightGrad<S>& p) {
   using T = Compute<S>;
   const int64_t rows = p.rows(), columns = p.columns(), pixels = p.pixels();
-  const int64_t row_blocks = divide_up(rows, kRowBlock), column_blocks = divide_up(columns, kColumnBlock);
+  const int64_t row_blocks = divide_up(rows, kRowBlock),
+                column_blocks = divide_up(columns, kColumnBlock);
   const int64_t blocks = p.G * row_blocks * column_blocks, product = p.G * rows * columns;
   int64_t slices = smaller(divide_up(kWantedTasks, blocks), divide_up(pixels, 2 * kDepthBlock<T>));
   slices = larger(smaller(slices, kPartialBytes / (product * int64_t{sizeof(T)})), int64_t{1});
@@ -148,18 +155,22 @@ void run(const WeightGrad<S>& p) {
   parallel_for(blocks * slices, 1, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t slice = task / blocks, g = task % blocks / (row_blocks * column_blocks);
-      const int64_t row = task / column_blocks % row_blocks * kRowBlock, column = task % column_blocks * kColumnBlock;
-      const auto store = [&](int64_t i, int64_t count, int64_t j, int64_t width, const T* tile, int64_t stride) {
+      const int64_t row = task / column_blocks % row_blocks * kRowBlock,
+                    column = task % column_blocks * kColumnBlock;
+      const auto store = [&](int64_t i, int64_t count, int64_t j, int64_t width, const T* tile,
+                             int64_t stride) {
         for (int64_t r = 0; r < count; ++r) {
           if (slices > 1)
-            store_run(partial.data() + slice * product + (g * rows + row + i + r) * columns + column + j, 1,
-                      tile + r * stride, width, T{0});
+            store_run(
+                partial.data() + slice * product + (g * rows + row + i + r) * columns + column + j,
+                1, tile + r * stride, width, T{0});
           else
             store_columns(p, g, row + i + r, column + j, width, tile + r * stride);
         }
       };
-      multiply_slice(p, g, pixels * slice / slices, pixels * (slice + 1) / slices, row, smaller(row + kRowBlock, rows),
-                     column, smaller(column + kColumnBlock, columns), store);
+      multiply_slice(p, g, pixels * slice / slices, pixels * (slice + 1) / slices, row,
+                     smaller(row + kRowBlock, rows), column,
+                     smaller(column + kColumnBlock, columns), store);
     }
   });
 
@@ -179,10 +190,32 @@ template <class S>
 void weight_grad(const Conv2dShape& s, const S* grad_output, const S* input, S* grad_weight) {
   const Window2d& window = s.window;
   WeightGrad<S> p;
-  p.input = {input, s.input.s[0], s.input.s[1], s.input.s[2], s.input.s[3], s.C / s.G, s.H, s.W,
-             window.stride_h, window.stride_w, {s.N, s.P, s.Q}, nullptr, window.R * window.S};
-  p.grad_output = {grad_output, s.output.s[0], s.output.s[1], s.output.s[2], s.output.s[3], s.K / s.G, s.P, s.Q, 1, 1,
-                   {s.N, s.P, s.Q}, nullptr, 1};
+  p.input = {input,
+             s.input.s[0],
+             s.input.s[1],
+             s.input.s[2],
+             s.input.s[3],
+             s.C / s.G,
+             s.H,
+             s.W,
+             window.stride_h,
+             window.stride_w,
+             {s.N, s.P, s.Q},
+             nullptr,
+             window.R * window.S};
+  p.grad_output = {grad_output,
+                   s.output.s[0],
+                   s.output.s[1],
+                   s.output.s[2],
+                   s.output.s[3],
+                   s.K / s.G,
+                   s.P,
+                   s.Q,
+                   1,
+                   1,
+                   {s.N, s.P, s.Q},
+                   nullptr,
+                   1};
   p.grad_weight = grad_weight;
   p.stride_k = s.weight.s[0];
   p.stride_c = s.weight.s[1];
@@ -206,15 +239,18 @@ void weight_grad(const Conv2dShape& s, const S* grad_output, const S* input, S* 
 
 }  // namespace
 
-void conv2d_weight_grad(const Conv2dShape& shape, const void* grad_output, const void* input, void* grad_weight) {
+void conv2d_weight_grad(const Conv2dShape& shape, const void* grad_output, const void* input,
+                        void* grad_weight) {
   with_storage_type(shape.dtype, [&](auto zero) {
     using S = decltype(zero);
-    weight_grad(shape, static_cast<const S*>(grad_output), static_cast<const S*>(input), static_cast<S*>(grad_weight));
+    weight_grad(shape, static_cast<const S*>(grad_output), static_cast<const S*>(input),
+                static_cast<S*>(grad_weight));
   });
 }
 
 }  // namespace fastconv::cpu::FASTCONV_ISA
 
 FASTCONV_DISPATCH(conv2d_weight_grad,
-                  (const Conv2dShape& shape, const void* grad_output, const void* input, void* grad_weight),
+                  (const Conv2dShape& shape, const void* grad_output, const void* input,
+                   void* grad_weight),
                   (shape, grad_output, input, grad_weight))

@@ -2,24 +2,27 @@
 //
 //   c[i][j] = sum_d a[i][d] * b[d][j]
 //
-// A caller brings the two operands and says what becomes of a finished tile; operands read any layout, so that nothing is
-// rearranged in memory but the block at hand. One thread computes a block of c:
+// A caller brings the two operands and says what becomes of a finished tile; operands read any
+// layout, so that nothing is rearranged in memory but the block at hand. One thread computes a
+// block of c:
 //
-//   for each depth block (kDepthBlock)            both operands prepare it (pack, widen, or nothing)
+//   for each depth block (kDepthBlock)            both operands prepare it: pack, widen or nothing
 //     for each panel of kTileColumns columns      b: [depth][kTileColumns], stays in L1
 //       for each tile of kTileRows rows           a: any two strides, streams from L2
 //         multiply_tile                           kTileRows x kTileVectors registers of sums
 //         after the last depth block: store       while the tile is in L1
 //
-// The order of the sum over d depends on the depth alone: results do not depend on blocks of rows or columns, or on threads.
+// The order of the sum over d depends on the depth alone: results do not depend on blocks of rows
+// or columns, or on threads.
 #pragma once
 #include "../scratch.h"
 #include "simd.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-// Registers: rows x vectors sums, the vectors of b, and a broadcast that folds into the multiplication where the
-// instruction set can. 12 x 2 reaches 98 % of peak with 32 registers, 6 x 2 with 16 (Zen 5, gcc 12).
+// Registers: rows x vectors sums, the vectors of b, and a broadcast that folds into the
+// multiplication where the instruction set can. 12 x 2 reaches 98 % of peak with 32 registers,
+// 6 x 2 with 16 (Zen 5, gcc 12).
 constexpr int kTileRows = kVectorRegisters == 32 ? 12 : 6;
 constexpr int kTileVectors = 2;
 template <class T>
@@ -35,8 +38,8 @@ FASTCONV_INLINE constexpr T divide_up(T a, T b) {
   return (a + b - 1) / b;
 }
 
-// An operand a: `row(i)` points to a[i][begin] of the block prepared last; its elements are a[i][d] at
-// row(i) + (d - begin) * depth_stride, rows lie row_stride apart. One of the two strides is 1.
+// An operand a: `row(i)` points to a[i][begin] of the block prepared last; its elements are a[i][d]
+// at row(i) + (d - begin) * depth_stride, rows lie row_stride apart. One of the two strides is 1.
 template <class T>
 struct DirectRows {
   const T* data;  // a[0][0]
@@ -44,10 +47,13 @@ struct DirectRows {
   int64_t begin = 0;
 
   FASTCONV_INLINE void prepare(int64_t from, int64_t) { begin = from; }
-  FASTCONV_INLINE const T* row(int64_t i) const { return data + i * row_stride + begin * depth_stride; }
+  FASTCONV_INLINE const T* row(int64_t i) const {
+    return data + i * row_stride + begin * depth_stride;
+  }
 };
 
-// An operand b: `panel(j)` points to kTileColumns columns of the block prepared last, [depth][kTileColumns].
+// An operand b: `panel(j)` points to kTileColumns columns of the block prepared last,
+// [depth][kTileColumns].
 template <class T>
 struct PackedPanels {
   const T* data;  // [panel][depth][kTileColumns]
@@ -55,13 +61,15 @@ struct PackedPanels {
   int64_t begin = 0;
 
   FASTCONV_INLINE void prepare(int64_t from, int64_t) { begin = from; }
-  FASTCONV_INLINE const T* panel(int64_t j) const { return data + (j * depth + begin) * kTileColumns<T>; }
+  FASTCONV_INLINE const T* panel(int64_t j) const {
+    return data + (j * depth + begin) * kTileColumns<T>;
+  }
 };
 
 // c[kRows][kTileColumns] (+)= a * b. kDepthContiguous: depth_stride is 1, else row_stride is.
 template <class T, int kRows, bool kDepthContiguous>
-void multiply_tile(int64_t depth, const T* __restrict a, int64_t a_stride, const T* __restrict b, T* __restrict c,
-                   int64_t c_stride, bool accumulate) {
+void multiply_tile(int64_t depth, const T* __restrict a, int64_t a_stride, const T* __restrict b,
+                   T* __restrict c, int64_t c_stride, bool accumulate) {
   using V = Vec<T>;
   V sums[kRows][kTileVectors];
 #pragma GCC unroll 16
@@ -97,11 +105,12 @@ FASTCONV_INLINE int64_t next_tile_rows(int64_t rest) {
 }
 
 template <class T, bool kDepthContiguous>
-void multiply_rows(int64_t rows, int64_t depth, const T* a, int64_t a_stride, const T* b, T* c, int64_t c_stride,
-                   bool accumulate) {
+void multiply_rows(int64_t rows, int64_t depth, const T* a, int64_t a_stride, const T* b, T* c,
+                   int64_t c_stride, bool accumulate) {
   switch (rows) {
     case kTileRows:
-      return multiply_tile<T, kTileRows, kDepthContiguous>(depth, a, a_stride, b, c, c_stride, accumulate);
+      return multiply_tile<T, kTileRows, kDepthContiguous>(depth, a, a_stride, b, c, c_stride,
+                                                           accumulate);
 #if FASTCONV_VECTOR_BYTES == 64 || defined(__aarch64__)
     case 6:
       return multiply_tile<T, 6, kDepthContiguous>(depth, a, a_stride, b, c, c_stride, accumulate);
@@ -115,10 +124,11 @@ void multiply_rows(int64_t rows, int64_t depth, const T* a, int64_t a_stride, co
   }
 }
 
-// Computes rows x columns of c; store(i, rows, j, columns, tile, stride) takes each finished tile, at most
-// kTileRows x kTileColumns, as tile[r * stride + s]. With depth 0 the tiles are zero.
+// Computes rows x columns of c; store(i, rows, j, columns, tile, stride) takes each finished tile,
+// at most kTileRows x kTileColumns, as tile[r * stride + s]. With depth 0 the tiles are zero.
 template <class T, class Rows, class Panels, class Store>
-void multiply_block(int64_t rows, int64_t columns, int64_t depth, Rows& a, Panels& b, const Store& store) {
+void multiply_block(int64_t rows, int64_t columns, int64_t depth, Rows& a, Panels& b,
+                    const Store& store) {
   const int64_t panels = divide_up(columns, int64_t{kTileColumns<T>});
   const bool one_block = depth <= kDepthBlock<T>;
   const int64_t stride = one_block ? kTileColumns<T> : panels * kTileColumns<T>;
@@ -136,9 +146,11 @@ void multiply_block(int64_t rows, int64_t columns, int64_t depth, Rows& a, Panel
         const int64_t count = next_tile_rows(rows - i);
         T* c = one_block ? tile : sums.data() + i * stride + j * kTileColumns<T>;
         if (a.depth_stride == 1)
-          multiply_rows<T, true>(count, end - begin, a.row(i), a.row_stride, panel, c, stride, begin > 0);
+          multiply_rows<T, true>(count, end - begin, a.row(i), a.row_stride, panel, c, stride,
+                                 begin > 0);
         else
-          multiply_rows<T, false>(count, end - begin, a.row(i), a.depth_stride, panel, c, stride, begin > 0);
+          multiply_rows<T, false>(count, end - begin, a.row(i), a.depth_stride, panel, c, stride,
+                                  begin > 0);
         if (end == depth) {
           const int64_t first = j * kTileColumns<T>;
           store(i, count, first, smaller(columns - first, int64_t{kTileColumns<T>}), c, stride);
@@ -150,9 +162,10 @@ void multiply_block(int64_t rows, int64_t columns, int64_t depth, Rows& a, Panel
   } while (begin < depth);
 }
 
-// ---- runs: the innermost loops of packers and stores ----------------------------------------------------------------
+// runs: the innermost loops of packers and stores
 
-// target[i] = source[i * stride], widened to the compute type; exactly `count` elements are read and written.
+// target[i] = source[i * stride], widened to the compute type; exactly `count` elements are read
+// and written.
 template <class S>
 FASTCONV_INLINE void copy_run(Compute<S>* target, const S* source, int64_t stride, int64_t count) {
   constexpr int64_t kLanes = Vec<Compute<S>>::kLanes;
@@ -172,7 +185,8 @@ FASTCONV_INLINE void clear_run(T* target, int64_t count) {
 
 // target[i * stride] = source[i] + addend, narrowed to the storage type.
 template <class S>
-FASTCONV_INLINE void store_run(S* target, int64_t stride, const Compute<S>* source, int64_t count, Compute<S> addend) {
+FASTCONV_INLINE void store_run(S* target, int64_t stride, const Compute<S>* source, int64_t count,
+                               Compute<S> addend) {
   using V = Vec<Compute<S>>;
   if (stride != 1) {
     for (int64_t i = 0; i < count; ++i) target[i * stride] = from_compute<S>(source[i] + addend);
@@ -180,8 +194,10 @@ FASTCONV_INLINE void store_run(S* target, int64_t stride, const Compute<S>* sour
   }
   const V add = V::broadcast(addend);
   int64_t i = 0;
-  for (; i + V::kLanes <= count; i += V::kLanes) store_from_compute(target + i, V::load(source + i) + add);
-  if (i < count) store_some_from_compute(target + i, load_some(source + i, count - i) + add, count - i);
+  for (; i + V::kLanes <= count; i += V::kLanes)
+    store_from_compute(target + i, V::load(source + i) + add);
+  if (i < count)
+    store_some_from_compute(target + i, load_some(source + i, count - i) + add, count - i);
 }
 
 // target[i * stride] = source[i] + addend[i]; addend may be null.
@@ -198,7 +214,8 @@ FASTCONV_INLINE void store_run(S* target, int64_t stride, const Compute<S>* sour
   for (; i + V::kLanes <= count; i += V::kLanes)
     store_from_compute(target + i, V::load(source + i) + V::load(addend + i));
   if (i < count)
-    store_some_from_compute(target + i, load_some(source + i, count - i) + load_some(addend + i, count - i), count - i);
+    store_some_from_compute(
+        target + i, load_some(source + i, count - i) + load_some(addend + i, count - i), count - i);
 }
 
 }  // namespace fastconv::cpu::FASTCONV_ISA

@@ -42,8 +42,8 @@ std::string names_of_available() {
 Isa parse(const char* name) {
   for (Isa isa : kIsas)
     if (!std::strcmp(name, name_of(isa)) && is_available(isa)) return isa;
-  throw std::invalid_argument("FASTCONV_ISA: expected an instruction set of this machine (" + names_of_available() +
-                              "), got '" + name + "'");
+  throw std::invalid_argument("FASTCONV_ISA: expected an instruction set of this machine (" +
+                              names_of_available() + "), got '" + name + "'");
 }
 
 std::atomic<int> g_active{-1};
@@ -68,9 +68,9 @@ bool is_available(Isa isa) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512vl");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512cd") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   switch (isa) {
     case Isa::scalar:
       return true;
@@ -99,6 +99,8 @@ Isa active_isa() {
   return static_cast<Isa>(isa);
 }
 
-void set_isa(const char* name) { g_active.store(static_cast<int>(parse(name)), std::memory_order_relaxed); }
+void set_isa(const char* name) {
+  g_active.store(static_cast<int>(parse(name)), std::memory_order_relaxed);
+}
 
 }  // namespace fastconv::cpu

@@ -1,8 +1,9 @@
 // Which instruction sets the CPU kernels are compiled for, and which one runs.
 //
-// Every other file of this folder is compiled once per instruction set, with FASTCONV_ISA defined to its name, and puts all
-// its code into namespace fastconv::cpu::FASTCONV_ISA. Such a file must not use containers or inline templates of the
-// standard library: the linker keeps one copy of a weak symbol, and that may be the AVX-512 one.
+// Every other file of this folder is compiled once per instruction set, with FASTCONV_ISA defined
+// to its name, and puts all its code into namespace fastconv::cpu::FASTCONV_ISA. Such a file must
+// not use containers or inline templates of the standard library: the linker keeps one copy of a
+// weak symbol, and that may be the AVX-512 one.
 #pragma once
 
 #if defined(__x86_64__)
@@ -28,16 +29,18 @@ enum class Isa {
 const char* name_of(Isa isa);
 bool is_available(Isa isa);  // this machine and its operating system can run it
 
-// The one in use: the fastest available, or what the environment variable FASTCONV_ISA or set_isa asked for. Throws
-// std::invalid_argument when that name is unknown here or not available on this machine.
+// The one in use: the fastest available, or what the environment variable FASTCONV_ISA or set_isa
+// asked for. Throws std::invalid_argument when that name is unknown here or not available on this
+// machine.
 Isa active_isa();
 void set_isa(const char* name);
 
 }  // namespace fastconv::cpu
 #pragma GCC visibility pop
 
-// Defines fastconv::cpu::name, which hands its call to the copy that was compiled for the active instruction set. Stands
-// once behind each entry point; only the scalar build, which every machine can run, turns it into code.
+// Defines fastconv::cpu::name, which hands its call to the copy that was compiled for the active
+// instruction set. Stands once behind each entry point; only the scalar build, which every machine
+// can run, turns it into code.
 #ifdef FASTCONV_ISA_BASELINE
 #define FASTCONV_DECLARE_FOR_ISA(isa, name, parameters, arguments) \
   namespace isa {                                                  \
@@ -46,16 +49,16 @@ void set_isa(const char* name);
 #define FASTCONV_CASE_FOR_ISA(isa, name, parameters, arguments) \
   case Isa::isa:                                                \
     return isa::name arguments;
-#define FASTCONV_DISPATCH(name, parameters, arguments)                               \
-  namespace fastconv::cpu {                                                          \
-  FASTCONV_FOR_EACH_ISA(FASTCONV_DECLARE_FOR_ISA, name, parameters, arguments)       \
-  void name parameters {                                                             \
-    switch (active_isa()) {                                                          \
-      FASTCONV_FOR_EACH_ISA(FASTCONV_CASE_FOR_ISA, name, parameters, arguments)      \
-      case Isa::count:                                                               \
-        break;                                                                       \
-    }                                                                                \
-  }                                                                                  \
+#define FASTCONV_DISPATCH(name, parameters, arguments)                          \
+  namespace fastconv::cpu {                                                     \
+  FASTCONV_FOR_EACH_ISA(FASTCONV_DECLARE_FOR_ISA, name, parameters, arguments)  \
+  void name parameters {                                                        \
+    switch (active_isa()) {                                                     \
+      FASTCONV_FOR_EACH_ISA(FASTCONV_CASE_FOR_ISA, name, parameters, arguments) \
+      case Isa::count:                                                          \
+        break;                                                                  \
+    }                                                                           \
+  }                                                                             \
   }
 #else
 #define FASTCONV_DISPATCH(name, parameters, arguments)

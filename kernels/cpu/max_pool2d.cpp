@@ -1,14 +1,17 @@
 // max_pool2d, forward and backward.
 //
-//   output[n,c,p,q] = max_{r,s} input[n,c, p * stride_h - pad_h + r * dilation_h, q * stride_w - pad_w + s * dilation_w]
+//   output[n,c,p,q] = max_{r,s} input[n,c, p * stride_h - pad_h + r * dilation_h, q * stride_w -
+//   pad_w + s * dilation_w]
 //
-// Forward keeps the best value of each lane in a register while it walks the window's taps in row-major order, and with
-// indices the number of the tap that gave it. Two arrangements:
-//   lanes are channels (NHWC)  one task = some output rows; every output pixel walks its taps for kLanes channels at once
-//   lanes are columns (else)   one task = some output rows of planes; kLanes neighbouring outputs walk their common taps;
+// Forward keeps the best value of each lane in a register while it walks the window's taps in
+// row-major order, and with indices the number of the tap that gave it. Two arrangements:
+//   lanes are channels (NHWC)  one task = some output rows; every output pixel walks its taps for
+//   kLanes channels at once lanes are columns (else)   one task = some output rows of planes;
+//   kLanes neighbouring outputs walk their common taps;
 //                              outputs whose window is cut by the border go one by one
-// Cost: N*C*P*Q * R*S comparisons; every input element is read from cache R*S / (stride_h * stride_w) times.
-// Backward scatters plane by plane into memory that only its task touches: no atomics, and one order of additions.
+// Cost: N*C*P*Q * R*S comparisons; every input element is read from cache R*S / (stride_h *
+// stride_w) times. Backward scatters plane by plane into memory that only its task touches: no
+// atomics, and one order of additions.
 #include "../max_pool2d.h"
 
 #include "../parallel.h"
@@ -18,12 +21,14 @@
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
-// ---- types ----------------------------------------------------------------------------------------------------------
-// Narrow integers are compared as int32; tap numbers are as wide as the values, so that one mask selects both. Only taps
-// inside the input are counted, so that 32 bits are enough for every window of fewer than 2^31 elements of input.
+// types
+// Narrow integers are compared as int32; tap numbers are as wide as the values, so that one mask
+// selects both. Only taps inside the input are counted, so that 32 bits are enough for every window
+// of fewer than 2^31 elements of input.
 
 template <class S>
-using Value = std::conditional_t<std::is_integral_v<S>, std::conditional_t<sizeof(S) == 8, int64_t, int32_t>, Compute<S>>;
+using Value = std::conditional_t<std::is_integral_v<S>,
+                                 std::conditional_t<sizeof(S) == 8, int64_t, int32_t>, Compute<S>>;
 template <class T>
 using TapNumber = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
 
@@ -85,9 +90,10 @@ FASTCONV_INLINE void store_strided(S* p, int64_t stride, Vec<Value<S>> v, int64_
   for (int64_t l = 0; l < count; ++l) p[l * stride] = lanes[l];
 }
 
-// ---- forward --------------------------------------------------------------------------------------------------------
+// forward
 
-// The largest value seen in each lane, and the tap it came from. A NaN is taken always and left only for another NaN.
+// The largest value seen in each lane, and the tap it came from. A NaN is taken always and left
+// only for another NaN.
 template <class S, bool kIndices>
 struct Best {
   using T = Value<S>;
@@ -99,8 +105,7 @@ struct Best {
   FASTCONV_INLINE void offer(Vec<T> candidate, TapNumber<T> number) {
     const auto taken = (candidate.raw > value.raw) | (candidate.raw != candidate.raw);
     value.raw = taken ? candidate.raw : value.raw;
-    if constexpr (kIndices)
-      tap.raw = taken ? Vec<TapNumber<T>>::broadcast(number).raw : tap.raw;
+    if constexpr (kIndices) tap.raw = taken ? Vec<TapNumber<T>>::broadcast(number).raw : tap.raw;
   }
 };
 
@@ -120,25 +125,27 @@ struct Forward {
   S* output;
   int64_t* indices;
 
-  // Walks the taps of rows x columns for `count` lanes that lie lane_stride apart; `corner` is the window's first element,
-  // inside the input or not.
-  FASTCONV_INLINE Best<S, kIndices> walk(const S* corner, TapRange rows, TapRange columns, int64_t lane_stride,
-                                         int64_t count) const {
+  // Walks the taps of rows x columns for `count` lanes that lie lane_stride apart; `corner` is the
+  // window's first element, inside the input or not.
+  FASTCONV_INLINE Best<S, kIndices> walk(const S* corner, TapRange rows, TapRange columns,
+                                         int64_t lane_stride, int64_t count) const {
     const Window2d& w = s.window;
     Best<S, kIndices> best;
     TapNumber<T> number = 0;
     for (int64_t r = rows.begin; r < rows.end; ++r) {
       const S* row = corner + r * w.dilation_h * s.input.s[2];
       for (int64_t q = columns.begin; q < columns.end; ++q)
-        best.offer(load_strided(row + q * w.dilation_w * s.input.s[3], lane_stride, count), number++);
+        best.offer(load_strided(row + q * w.dilation_w * s.input.s[3], lane_stride, count),
+                   number++);
     }
     return best;
   }
 
-  // A tap is told apart as index h * W + w only here. A window without a tap inside has an index all the same.
-  FASTCONV_INLINE void store(const Best<S, kIndices>& best, const Position& at, TapRange rows, TapRange columns,
-                             int64_t c, int64_t output_stride, int64_t indices_stride, int64_t w_step,
-                             int64_t count) const {
+  // A tap is told apart as index h * W + w only here. A window without a tap inside has an index
+  // all the same.
+  FASTCONV_INLINE void store(const Best<S, kIndices>& best, const Position& at, TapRange rows,
+                             TapRange columns, int64_t c, int64_t output_stride,
+                             int64_t indices_stride, int64_t w_step, int64_t count) const {
     store_strided(output + at.output + c * s.output.s[1], output_stride, best.value, count);
     if constexpr (kIndices) {
       const Window2d& window = s.window;
@@ -151,7 +158,8 @@ struct Forward {
                                   : at.h + (rows.begin + taps[l] / width) * window.dilation_h;
         const int64_t column = empty ? not_before(at.w, window.dilation_w)
                                      : at.w + (columns.begin + taps[l] % width) * window.dilation_w;
-        indices[at.indices + c * s.indices.s[1] + l * indices_stride] = row * s.W + column + l * w_step;
+        indices[at.indices + c * s.indices.s[1] + l * indices_stride] =
+            row * s.W + column + l * w_step;
       }
     }
   }
@@ -176,14 +184,18 @@ struct Forward {
       const S* corner = input + n * s.input.s[0] + at.h * s.input.s[2] + at.w * s.input.s[3];
       int64_t c = 0;
       for (; c + kLanes <= s.C; c += kLanes)
-        store(walk(corner + c, rows, columns, 1, kLanes), at, rows, columns, c, 1, s.indices.s[1], 0, kLanes);
+        store(walk(corner + c, rows, columns, 1, kLanes), at, rows, columns, c, 1, s.indices.s[1],
+              0, kLanes);
       if (c < s.C)
-        store(walk(corner + c, rows, columns, 1, s.C - c), at, rows, columns, c, 1, s.indices.s[1], 0, s.C - c);
+        store(walk(corner + c, rows, columns, 1, s.C - c), at, rows, columns, c, 1, s.indices.s[1],
+              0, s.C - c);
     }
   }
 
-  // Output row p of plane (n, c); outputs [inside_begin, inside_end) of a row have all their columns inside.
-  void columns_row(int64_t n, int64_t c, int64_t p, int64_t inside_begin, int64_t inside_end) const {
+  // Output row p of plane (n, c); outputs [inside_begin, inside_end) of a row have all their
+  // columns inside.
+  void columns_row(int64_t n, int64_t c, int64_t p, int64_t inside_begin,
+                   int64_t inside_end) const {
     const Window2d& window = s.window;
     for (int64_t q = 0; q < s.Q;) {
       const Position at = position(n, p, q);
@@ -191,9 +203,10 @@ struct Forward {
       const int64_t count = inside ? smaller(kLanes, inside_end - q) : 1;
       const TapRange rows = taps_inside(at.h, window.dilation_h, window.R, s.H);
       const TapRange columns = taps_inside(at.w, window.dilation_w, window.S, s.W);
-      const S* corner = input + n * s.input.s[0] + c * s.input.s[1] + at.h * s.input.s[2] + at.w * s.input.s[3];
-      store(walk(corner, rows, columns, window.stride_w * s.input.s[3], count), at, rows, columns, c, s.output.s[3],
-            s.indices.s[3], window.stride_w, count);
+      const S* corner =
+          input + n * s.input.s[0] + c * s.input.s[1] + at.h * s.input.s[2] + at.w * s.input.s[3];
+      store(walk(corner, rows, columns, window.stride_w * s.input.s[3], count), at, rows, columns,
+            c, s.output.s[3], s.indices.s[3], window.stride_w, count);
       q += count;
     }
   }
@@ -210,9 +223,11 @@ struct Forward {
     }
     // The outputs of a row whose every column lies inside.
     const int64_t reach = (window.S - 1) * window.dilation_w;
-    const int64_t inside_begin = smaller((window.pad_w + window.stride_w - 1) / window.stride_w, s.Q);
+    const int64_t inside_begin =
+        smaller((window.pad_w + window.stride_w - 1) / window.stride_w, s.Q);
     const int64_t last = s.W - 1 - reach + window.pad_w;
-    const int64_t inside_end = larger(smaller(last < 0 ? 0 : last / window.stride_w + 1, s.Q), inside_begin);
+    const int64_t inside_end =
+        larger(smaller(last < 0 ? 0 : last / window.stride_w + 1, s.Q), inside_begin);
     const int64_t work = s.Q * window.R * window.S;
     parallel_for(s.N * s.C * s.P, grain_work / (work + 1) + 1, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row)
@@ -221,9 +236,10 @@ struct Forward {
   }
 };
 
-// ---- backward -------------------------------------------------------------------------------------------------------
+// backward
 
-constexpr int64_t kPlaneBytes = int64_t{4} << 20;  // sums of the half types: a task's planes, in float32
+constexpr int64_t kPlaneBytes = int64_t{4}
+                                << 20;  // sums of the half types: a task's planes, in float32
 
 template <class S>
 struct Backward {
@@ -234,8 +250,8 @@ struct Backward {
   S* grad_input;
 
   // sums[h * W + w] of channels [c, c_end) lie plane_stride and channel_stride apart.
-  FASTCONV_INLINE void scatter(int64_t n, int64_t c, int64_t c_end, T* sums, int64_t row_stride, int64_t column_stride,
-                               int64_t channel_stride) const {
+  FASTCONV_INLINE void scatter(int64_t n, int64_t c, int64_t c_end, T* sums, int64_t row_stride,
+                               int64_t column_stride, int64_t channel_stride) const {
     const int64_t plane = s.H * s.W;
     const bool dense = row_stride == s.W * column_stride;
     for (int64_t p = 0; p < s.P; ++p)
@@ -245,7 +261,8 @@ struct Backward {
         for (int64_t i = c; i < c_end; ++i) {
           const int64_t index = at[i * s.indices.s[1]];
           if (index < 0 || index >= plane) continue;
-          const int64_t offset = dense ? index * column_stride : index / s.W * row_stride + index % s.W * column_stride;
+          const int64_t offset = dense ? index * column_stride
+                                       : index / s.W * row_stride + index % s.W * column_stride;
           sums[offset + (i - c) * channel_stride] += to_compute(from[i * s.output.s[1]]);
         }
       }
@@ -261,7 +278,8 @@ struct Backward {
       Scratch<T> sums(s.H * s.W * count);
       __builtin_memset(sums.data(), 0, static_cast<unsigned long>(s.H * s.W * count) * sizeof(T));
       scatter(n, c, c_end, sums.data(), s.W * count, count, 1);
-      fill(to, count, [&](int64_t h, int64_t w, int64_t i) { return sums.data()[(h * s.W + w) * count + i]; });
+      fill(to, count,
+           [&](int64_t h, int64_t w, int64_t i) { return sums.data()[(h * s.W + w) * count + i]; });
     }
   }
 
@@ -270,13 +288,16 @@ struct Backward {
     for (int64_t h = 0; h < s.H; ++h)
       for (int64_t w = 0; w < s.W; ++w)
         for (int64_t i = 0; i < count; ++i)
-          to[h * s.input.s[2] + w * s.input.s[3] + i * s.input.s[1]] = from_compute<S>(get(h, w, i));
+          to[h * s.input.s[2] + w * s.input.s[3] + i * s.input.s[1]] =
+              from_compute<S>(get(h, w, i));
   }
 
   void run() const {
     // Neighbouring channels share cache lines in NHWC: a task takes as many as one line holds.
     int64_t block = 1;
-    if (s.input.s[1] == 1) block = larger(smaller(int64_t{16}, kPlaneBytes / (s.H * s.W * int64_t{sizeof(T)})), int64_t{1});
+    if (s.input.s[1] == 1)
+      block =
+          larger(smaller(int64_t{16}, kPlaneBytes / (s.H * s.W * int64_t{sizeof(T)})), int64_t{1});
     const int64_t blocks = (s.C + block - 1) / block;
     const int64_t work = block * (s.P * s.Q + s.H * s.W);
     parallel_for(s.N * blocks, (int64_t{1} << 14) / work + 1, [&](int64_t begin, int64_t end) {
@@ -308,21 +329,24 @@ void with_pooled_type(DType dtype, const Body& body) {
 
 }  // namespace
 
-void max_pool2d_forward(const MaxPool2dShape& shape, const void* input, void* output, int64_t* indices) {
+void max_pool2d_forward(const MaxPool2dShape& shape, const void* input, void* output,
+                        int64_t* indices) {
   with_pooled_type(shape.dtype, [&](auto zero) {
     using S = decltype(zero);
     if (indices)
       Forward<S, true>{shape, static_cast<const S*>(input), static_cast<S*>(output), indices}.run();
     else
-      Forward<S, false>{shape, static_cast<const S*>(input), static_cast<S*>(output), nullptr}.run();
+      Forward<S, false>{shape, static_cast<const S*>(input), static_cast<S*>(output), nullptr}
+          .run();
   });
 }
 
-void max_pool2d_backward(const MaxPool2dShape& shape, const void* grad_output, const int64_t* indices,
-                         void* grad_input) {
+void max_pool2d_backward(const MaxPool2dShape& shape, const void* grad_output,
+                         const int64_t* indices, void* grad_input) {
   with_storage_type(shape.dtype, [&](auto zero) {
     using S = decltype(zero);
-    Backward<S>{shape, static_cast<const S*>(grad_output), indices, static_cast<S*>(grad_input)}.run();
+    Backward<S>{shape, static_cast<const S*>(grad_output), indices, static_cast<S*>(grad_input)}
+        .run();
   });
 }
 
@@ -332,5 +356,6 @@ FASTCONV_DISPATCH(max_pool2d_forward,
                   (const MaxPool2dShape& shape, const void* input, void* output, int64_t* indices),
                   (shape, input, output, indices))
 FASTCONV_DISPATCH(max_pool2d_backward,
-                  (const MaxPool2dShape& shape, const void* grad_output, const int64_t* indices, void* grad_input),
+                  (const MaxPool2dShape& shape, const void* grad_output, const int64_t* indices,
+                   void* grad_input),
                   (shape, grad_output, indices, grad_input))

@@ -1,7 +1,8 @@
 // Vectors of the instruction set at hand: the only file that knows vector types.
 //
-// Vec<T> is one register of T, built on the compilers' vector extension, so that one source serves every instruction set.
-// Kernels read and write storage types (float, double, Float16, BFloat16) and compute in float or double: Compute<S>.
+// Vec<T> is one register of T, built on the compilers' vector extension, so that one source serves
+// every instruction set. Kernels read and write storage types (float, double, Float16, BFloat16)
+// and compute in float or double: Compute<S>.
 #pragma once
 #include <cstdint>
 #include <type_traits>
@@ -23,7 +24,8 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-// A function that must not exist out of line: also in builds without optimisation it would be a call per vector.
+// A function that must not exist out of line: also in builds without optimisation it would be a
+// call per vector.
 #define FASTCONV_INLINE inline __attribute__((always_inline))
 
 constexpr int64_t kVectorBytes = FASTCONV_VECTOR_BYTES;
@@ -58,7 +60,7 @@ using Compute = typename ComputeOf<S>::Type;
 template <class A, class B>
 constexpr bool kSame = std::is_same_v<A, B>;
 
-// ---- one register ---------------------------------------------------------------------------------------------------
+// one register
 
 template <class T>
 struct Vec {
@@ -78,15 +80,18 @@ struct Vec {
   FASTCONV_INLINE friend Vec operator*(Vec a, Vec b) { return {a.raw * b.raw}; }
 };
 
-// Transposes kLanes registers in place: lane j of register i becomes lane i of register j. Butterfly: in the step of
-// distance d, the halves of registers i and i + d that lie d lanes apart change places.
+// Transposes kLanes registers in place: lane j of register i becomes lane i of register j.
+// Butterfly: in the step of distance d, the halves of registers i and i + d that lie d lanes apart
+// change places.
 template <class T, int kDistance, unsigned long... lane>
 FASTCONV_INLINE void exchange_halves(Vec<T>& a, Vec<T>& b, std::index_sequence<lane...>) {
   constexpr int kLanes = Vec<T>::kLanes;
   using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
   using Mask = typename Vec<Index>::Raw;
-  const auto low = __builtin_shuffle(a.raw, b.raw, Mask{((lane & kDistance) ? lane - kDistance + kLanes : lane)...});
-  const auto high = __builtin_shuffle(a.raw, b.raw, Mask{((lane & kDistance) ? lane + kLanes : lane + kDistance)...});
+  const auto low = __builtin_shuffle(
+      a.raw, b.raw, Mask{((lane & kDistance) ? lane - kDistance + kLanes : lane)...});
+  const auto high = __builtin_shuffle(
+      a.raw, b.raw, Mask{((lane & kDistance) ? lane + kLanes : lane + kDistance)...});
   a.raw = low;
   b.raw = high;
 }
@@ -96,11 +101,13 @@ FASTCONV_INLINE void transpose(Vec<T> (&v)[Vec<T>::kLanes]) {
   constexpr int kLanes = Vec<T>::kLanes;
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i)
-    if (!(i & kDistance)) exchange_halves<T, kDistance>(v[i], v[i + kDistance], std::make_index_sequence<kLanes>());
+    if (!(i & kDistance))
+      exchange_halves<T, kDistance>(v[i], v[i + kDistance], std::make_index_sequence<kLanes>());
   if constexpr (kDistance > 1) transpose<T, kDistance / 2>(v);
 }
 
-// The first `count` lanes of memory, the others zero; nothing behind them is touched. 0 <= count <= kLanes.
+// The first `count` lanes of memory, the others zero; nothing behind them is touched. 0 <= count <=
+// kLanes.
 template <class T>
 FASTCONV_INLINE Vec<T> load_some(const T* p, int64_t count) {
 #if defined(__AVX512F__)
@@ -117,14 +124,17 @@ FASTCONV_INLINE Vec<T> load_some(const T* p, int64_t count) {
 template <class T>
 FASTCONV_INLINE void store_some(T* p, Vec<T> v, int64_t count) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4) return _mm512_mask_storeu_epi32(p, (__mmask16)((1u << count) - 1), (__m512i)v.raw);
-  if constexpr (sizeof(T) == 8) return _mm512_mask_storeu_epi64(p, (__mmask8)((1u << count) - 1), (__m512i)v.raw);
+  if constexpr (sizeof(T) == 4)
+    return _mm512_mask_storeu_epi32(p, (__mmask16)((1u << count) - 1), (__m512i)v.raw);
+  if constexpr (sizeof(T) == 8)
+    return _mm512_mask_storeu_epi64(p, (__mmask8)((1u << count) - 1), (__m512i)v.raw);
 #endif
   __builtin_memcpy(p, &v, static_cast<unsigned long>(count) * sizeof(T));
 }
 
-// ---- half precision -------------------------------------------------------------------------------------------------
-// Rounding is to nearest even; NaN stays NaN, quieted; subnormals are kept (hardware conversions to bfloat16 flush them).
+// half precision
+// Rounding is to nearest even; NaN stays NaN, quieted; subnormals are kept (hardware conversions to
+// bfloat16 flush them).
 
 constexpr int kHalfLanes = kVectorBytes / 4;  // as many halves as floats fit one register
 typedef uint16_t HalfRaw __attribute__((vector_size(kVectorBytes / 2), aligned(1), may_alias));
@@ -143,18 +153,22 @@ FASTCONV_INLINE HalfRaw narrow(Vec<float> v, BFloat16) {
 }
 
 #if defined(__AVX512F__)
-FASTCONV_INLINE Vec<float> widen(HalfRaw halves, Float16) { return {_mm512_cvtph_ps((__m256i)halves)}; }
+FASTCONV_INLINE Vec<float> widen(HalfRaw halves, Float16) {
+  return {_mm512_cvtph_ps((__m256i)halves)};
+}
 FASTCONV_INLINE HalfRaw narrow(Vec<float> v, Float16) {
   return (HalfRaw)_mm512_cvtps_ph(v.raw, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 #elif defined(__AVX2__)
-FASTCONV_INLINE Vec<float> widen(HalfRaw halves, Float16) { return {_mm256_cvtph_ps((__m128i)halves)}; }
+FASTCONV_INLINE Vec<float> widen(HalfRaw halves, Float16) {
+  return {_mm256_cvtph_ps((__m128i)halves)};
+}
 FASTCONV_INLINE HalfRaw narrow(Vec<float> v, Float16) {
   return (HalfRaw)_mm256_cvtps_ph(v.raw, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 #else
-// Without a conversion in hardware: exponents are moved by a multiplication with a power of two, which also makes
-// subnormals right; infinity and NaN are patched.
+// Without a conversion in hardware: exponents are moved by a multiplication with a power of two,
+// which also makes subnormals right; infinity and NaN are patched.
 FASTCONV_INLINE Vec<float> widen(HalfRaw halves, Float16) {
   typedef float FloatRaw __attribute__((vector_size(kVectorBytes)));
   const WordRaw word = __builtin_convertvector(halves, WordRaw);
@@ -173,7 +187,8 @@ FASTCONV_INLINE HalfRaw narrow(Vec<float> v, Float16) {
   // Subnormal halves: the addition aligns the last bit to 2^-24 and the FPU rounds.
   const WordRaw subnormal = (WordRaw)((FloatRaw)magnitude + 0.5f) - 0x3f000000;
   const WordRaw small = (WordRaw)(magnitude < (113u << 23));
-  const WordRaw large = (WordRaw)(magnitude >= 0x477ff000);  // rounds to 65536 or more, or is infinite
+  const WordRaw large =
+      (WordRaw)(magnitude >= 0x477ff000);  // rounds to 65536 or more, or is infinite
   const WordRaw is_nan = (WordRaw)(magnitude > 0x7f800000);
   WordRaw half = (normal & ~small) | (subnormal & small);
   half = (half & ~large) | (0x7c00 & large);
@@ -182,7 +197,7 @@ FASTCONV_INLINE HalfRaw narrow(Vec<float> v, Float16) {
 }
 #endif
 
-// ---- storage to compute and back ------------------------------------------------------------------------------------
+// storage to compute and back
 
 template <class S>
 FASTCONV_INLINE Vec<Compute<S>> load_as_compute(const S* p) {
