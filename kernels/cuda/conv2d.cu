@@ -154,10 +154,11 @@ __global__ void __launch_bounds__(TileType::kThreads) conv2d_correlation_tiled_k
 
   // Bias and write
   const int64_t first_column = share.group * of.columns;
-  const T* bias =
-      of.bias == nullptr ? nullptr : static_cast<const T*>(of.bias) + first_column + share.first_column;
+  const T* bias = of.bias == nullptr ? nullptr
+                                     : static_cast<const T*>(of.bias) +
+                                           (first_column + share.first_column) * of.bias_stride;
   T* dest = static_cast<T*>(of.dest) + first_column * of.dest_strides.s[1];
-  write_tile<TileType>(tile, shared, sums, tiled.write_out, bias, dest);
+  write_tile<TileType>(tile, shared, sums, tiled.write_out, bias, of.bias_stride, dest);
 }
 
 // Tiles by element type: large ones need fewer bytes per product, small ones make more blocks of a small problem.
@@ -230,7 +231,8 @@ const char* conv2d_forward(const Conv2dShape& shape, const void* input, const vo
   const Window2d& window = shape.window;
   const int64_t* strides = shape.weight.s;
   Correlation correlation{};
-  correlation.source = input, correlation.weight = weight, correlation.bias = bias, correlation.dest = output;
+  correlation.source = input, correlation.weight = weight, correlation.dest = output;
+  correlation.bias = bias, correlation.bias_stride = shape.bias_stride;
   correlation.N = shape.N, correlation.G = shape.G;
   correlation.channels = shape.C / shape.G, correlation.columns = shape.K / shape.G;
   correlation.h = {shape.P, shape.H, window.R, window.stride_h, window.pad_h, window.dilation_h};

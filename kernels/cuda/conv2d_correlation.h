@@ -30,6 +30,7 @@ struct Correlation {
   const void* weight;
   const void* bias;  // or null
   void* dest;
+  int64_t bias_stride;
   int64_t N, G, channels, columns;
   Axis h, w;
   bool transposed;  // input_grad

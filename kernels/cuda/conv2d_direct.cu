@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kThreads, sizeof(Index) == 4 ? kBlocks : 1)
 #pragma unroll
     for (int lane = 0; lane < kLanes; ++lane) {
       Wide<T> sum = sums[pixel][lane];
-      if (of.bias != nullptr) sum += widen(static_cast<const T*>(of.bias)[dest_channel + lane]);
+      if (of.bias != nullptr) sum += widen(static_cast<const T*>(of.bias)[(dest_channel + lane) * of.bias_stride]);
       values.lane[lane] = Narrow<T>::from(sum);
     }
     store_vector(dest + (w.first_dest + x * w.dest_step) * dest_along[3], values);

@@ -181,7 +181,8 @@ struct WriteOut {
 template <class TileType>
 __device__ __forceinline__ void write_tile(const TileType& tile, typename TileType::Shared& shared,
                                            const typename TileType::Sum (&sums)[kLaneSums], const WriteOut& how,
-                                           const typename TileType::Element* bias, typename TileType::Element* dest) {
+                                           const typename TileType::Element* bias, int64_t bias_stride,
+                                           typename TileType::Element* dest) {
   using T = typename TileType::Element;
   constexpr int kLanes = kVectorLanes<T>;
   __syncthreads();  // the stages are read, their memory becomes the sums'
@@ -193,7 +194,7 @@ __device__ __forceinline__ void write_tile(const TileType& tile, typename TileTy
 
   const auto result = [&](int row, int column) {
     const auto total = total_of<TileType>(shared, row, column);
-    return Narrow<T>::from(bias == nullptr ? total : total + widen(bias[column]));
+    return Narrow<T>::from(bias == nullptr ? total : total + widen(bias[column * bias_stride]));
   };
   const int step = how.vectors ? kLanes : 1;
   for (int i = threadIdx.x * step; i < TileType::kRows * TileType::kColumns; i += TileType::kThreads * step) {

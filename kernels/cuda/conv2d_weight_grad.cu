@@ -137,7 +137,7 @@ __global__ void __launch_bounds__(TileType::kThreads) conv2d_weight_grad_tiled_k
 
   // Write
   T* grad_weight = static_cast<T*>(tiled.grad_weight) + group * (shape.K / shape.G) * shape.weight.s[0];
-  write_tile<TileType>(tile, shared, sums, tiled.write_out, static_cast<const T*>(nullptr), grad_weight);
+  write_tile<TileType>(tile, shared, sums, tiled.write_out, static_cast<const T*>(nullptr), 0, grad_weight);
 }
 
 template <class T>

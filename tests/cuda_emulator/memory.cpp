@@ -118,16 +118,18 @@ void check_buffer(Buffer& buffer, const unsigned char* from, size_t bytes, bool 
 
 [[noreturn]] void fail_outside(const unsigned char* from, size_t bytes, bool writes, const void* place) {
   static char text[192];
-  int length = std::snprintf(text, sizeof(text), "out-of-bounds %s of %zu bytes", writes ? "write" : "read", bytes);
+  const int length = std::snprintf(text, sizeof(text), "out-of-bounds %s of %zu bytes", writes ? "write" : "read", bytes);
+  const Buffer* nearest = nullptr;
+  ptrdiff_t least = PTRDIFF_MAX;
+  bool before = false;
   for (const Buffer& buffer : buffers) {
-    if (from >= buffer.range.begin && from < buffer.range.end + 4096) {
-      length += std::snprintf(text + length, sizeof(text) - length, ", %zd bytes behind the end of buffer %zu",
-                              from + bytes - buffer.range.end, &buffer - buffers.data());
-    } else if (from < buffer.range.begin && from + 4096 > buffer.range.begin) {
-      length += std::snprintf(text + length, sizeof(text) - length, ", %zd bytes before buffer %zu",
-                              buffer.range.begin - from, &buffer - buffers.data());
-    }
-    if (length > 128) break;
+    const bool in_front = from < buffer.range.begin;
+    const ptrdiff_t distance = in_front ? buffer.range.begin - from : from + bytes - buffer.range.end;
+    if (distance < least) least = distance, nearest = &buffer, before = in_front;
+  }
+  if (nearest != nullptr) {
+    std::snprintf(text + length, sizeof(text) - length, ", %td bytes %s buffer %td", least,
+                  before ? "before" : "behind the end of", nearest - buffers.data());
   }
   fail(text, place);
 }

@@ -1,6 +1,7 @@
 // Kernels with a bug each, and the same without it, that prove the emulator: one thread = one element, one block of 64.
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/launch.h"
+#include "kernels/cuda/numeric.cuh"
 
 namespace {
 
@@ -22,6 +23,18 @@ __global__ void reverse_kernel(const Arrays arrays) {
   tile[threadIdx.x] = arrays.from[threadIdx.x];
   if (kBarrier) __syncthreads();
   arrays.to[threadIdx.x] = tile[kThreads - 1 - threadIdx.x];
+}
+
+// Twice to[i] = the neighbour's value, where the second round overwrites what a slower thread has yet to read.
+__global__ void two_rounds_kernel(const Arrays arrays) {
+  auto* tile = reinterpret_cast<float*>(dynamic_shared_memory());
+  float value = arrays.from[threadIdx.x];
+  for (int round = 0; round < 2; ++round) {
+    tile[threadIdx.x] = value;
+    __syncthreads();
+    value = tile[(threadIdx.x + 1) % kThreads];
+  }
+  arrays.to[threadIdx.x] = value;
 }
 
 template <int kShift>
@@ -67,9 +80,8 @@ __global__ void missing_lane_kernel(const Arrays arrays) {
 }
 
 __global__ void misaligned_kernel(const Arrays arrays) {
-  const float* from = arrays.from + (threadIdx.x == 3 ? 1 : threadIdx.x / 2 * 2);
-  const uint2 both = *reinterpret_cast<const uint2*>(from);
-  arrays.to[threadIdx.x] = static_cast<float>(both.x + both.y);
+  const float* from = arrays.from + (threadIdx.x == 3 ? 1 : 0);
+  arrays.to[threadIdx.x] = fastconv::cuda::load_vector<float, 4>(from).lane[0];
 }
 
 __global__ void written_twice_kernel(const Arrays arrays) { arrays.to[threadIdx.x / 2] = arrays.from[threadIdx.x]; }
@@ -124,6 +136,7 @@ const Planted kPlanted[] = {
     {"matrix product, transposed loads", matrix_kernel<true>, 32, 1024},
     {"missing barrier", reverse_kernel<false, false>, kThreads, kThreads * sizeof(float)},
     {"missing barrier, static", reverse_kernel<false, true>, kThreads, 0},
+    {"barrier missing after the first round", two_rounds_kernel, kThreads, kThreads * sizeof(float)},
     {"load one past the end", shifted_load_kernel<1>, kThreads, 0},
     {"load one before the beginning", shifted_load_kernel<-1>, kThreads, 0},
     {"shared memory nobody wrote", unwritten_kernel, kThreads, kThreads * sizeof(float)},
