@@ -138,7 +138,9 @@ def test_core(operation, wrong):
             value = value.numpy()
         arrays[name] = value
     error = exception_of(getattr(core, operation.name), **arrays)
-    assert error is not None, f"{wrong} went through"
+    if error is None:
+        assert operation.is_legal_for_op(call), f"{wrong} went through"
+        return
     assert isinstance(error, (RuntimeError, TypeError, ValueError, NotImplementedError)), repr(
         error
     )
