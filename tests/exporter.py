@@ -7,7 +7,7 @@ import sys
 
 
 class Exporter:
-    """Wraps a tensor or array of another library, and shows of it only what the protocol demands."""
+    """Wraps an array of another library, and shows of it only what the protocol demands."""
 
     def __init__(self, array):
         self.array = array
