@@ -71,7 +71,7 @@ __device__ __forceinline__ void store_indices(int64_t* to, const Largest<T, Inde
 }
 
 template <class T, int kLanes, class Index, bool kWithIndices>
-__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks) max_pool2d_forward_kernel(const Pool<Index> pool) {
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>) max_pool2d_forward_kernel(const Pool<Index> pool) {
   // Which output
   const int64_t thread = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
   if (thread >= pool.count) return;
@@ -117,7 +117,7 @@ __global__ void __launch_bounds__(kPoolThreads, kPoolBlocks) max_pool2d_forward_
 }
 
 template <class T, class Index, bool kWithIndices>
-__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks) max_pool2d_forward_pairs_kernel(const Pool<Index> pool) {
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>) max_pool2d_forward_pairs_kernel(const Pool<Index> pool) {
   constexpr int kOutputs = kVectorLanes<T> / 2;
 
   // Which outputs

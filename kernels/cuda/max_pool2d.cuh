@@ -11,7 +11,9 @@ namespace fastconv {
 namespace cuda {
 
 constexpr int kPoolThreads = 256;
-constexpr int kPoolBlocks = 4;  // per multiprocessor: leaves 64 registers, below which some kernels spill
+// Blocks per multiprocessor: they leave 80 and 128 registers, below which some kernels spill.
+template <class Index>
+constexpr int kPoolBlocks = sizeof(Index) == 4 ? 3 : 2;
 
 // A MaxPool2dShape with the pointers, in the index type that the tensors need. Divisions and products of 64 bits cost
 // several times those of 32, so int64_t is only for what in_pieces cannot cut small enough.

@@ -47,7 +47,7 @@ __device__ __forceinline__ void store_sums(T* to, const Wide<T> (&sums)[kLanes])
 }
 
 template <class T, class Index>
-__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks) max_pool2d_backward_channels_kernel(const Pool<Index> pool) {
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>) max_pool2d_backward_channels_kernel(const Pool<Index> pool) {
   constexpr int kLanes = kVectorLanes<T>;
 
   // Which input pixel, and the windows over it
@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(kPoolThreads, kPoolBlocks) max_pool2d_backward
 }
 
 template <class T, int kLanes, class Index>
-__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks) max_pool2d_backward_columns_kernel(const Pool<Index> pool) {
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>) max_pool2d_backward_columns_kernel(const Pool<Index> pool) {
   // Which input columns, and the windows over them
   const int64_t thread = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
   if (thread >= pool.count) return;

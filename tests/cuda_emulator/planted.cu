@@ -39,7 +39,7 @@ __global__ void two_rounds_kernel(const Arrays arrays) {
 
 template <int kShift>
 __global__ void shifted_load_kernel(const Arrays arrays) {
-  arrays.to[threadIdx.x] = arrays.from[threadIdx.x + kShift];
+  arrays.to[threadIdx.x] = arrays.from[static_cast<int>(threadIdx.x) + kShift];
 }
 
 __global__ void unwritten_kernel(const Arrays arrays) {
