@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from numpy import ndarray
+
 from fastconv import _arrays, _backend
-from fastconv import _torch_private as private
 from fastconv._arguments import conv2d_geometry, max_pool2d_window
 from fastconv._torch_private import HAS_TORCH, torch
 
@@ -54,15 +55,6 @@ def _has_kernels(tensor: Tensor) -> bool:
     return device in ("cpu", "meta") or (device == "cuda" and _backend.serves_cuda())
 
 
-def _needs_indices(input: Tensor) -> bool:
-    """A derivative needs the indices: keep those that the forward pass finds."""
-    needed = input.requires_grad and _is_grad_enabled()
-    if _is_compiling():
-        return needed
-    # A trace is to record the same op whoever will use it.
-    return not private.is_tracing() if needed else private.functorch_is_active()
-
-
 def conv2d(
     input: Any,
     weight: Any,
@@ -104,6 +96,9 @@ def conv2d(
         >>> fastconv.functional.conv2d(image, weight, padding=1).shape
         (1, 4, 8, 8)
     """
+    core = _backend.array_core
+    if type(input) is ndarray and core is not None and type(padding) is not str:
+        return core.conv2d(input, weight, bias, stride, padding, dilation, groups)
     if _overridden_3(input, weight, bias):
         return _override(conv2d, (input, weight, bias), stride, padding, dilation, groups)
     if isinstance(input, Tensor):
@@ -121,12 +116,13 @@ def conv2d(
             return _conv2d(input, weight, bias)
         geometry = conv2d_geometry("conv2d", weight.shape, stride, padding, dilation, groups)
         return _conv2d(input, weight, bias, *geometry)
-    core = _backend.array_core
-    if core is not None:
+    if core is not None and not isinstance(padding, str):
         return core.conv2d(input, weight, bias, stride, padding, dilation, groups)
     _arrays.expect_array("conv2d", "input", input)
     _arrays.expect_array("conv2d", "weight", weight)
     geometry = conv2d_geometry("conv2d", weight.shape, stride, padding, dilation, groups)
+    if core is not None:
+        return core.conv2d(input, weight, bias, *geometry)
     return _arrays.call("conv2d", input, weight, bias, *geometry)
 
 
@@ -198,12 +194,14 @@ def max_pool2d(
             window = max_pool2d_window(
                 "max_pool2d", kernel_size, stride, padding, dilation, ceil_mode
             )
-        if _needs_indices(input):
+        # In a compiled graph the op itself would have to look for the indices again.
+        if _is_compiling() and input.requires_grad and _is_grad_enabled():
             return _max_pool2d_with_indices(input, *window)[0]
         return _max_pool2d(input, *window)
     core = _backend.array_core
     if core is not None:
-        return core.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode)
+        step = () if stride is None else stride
+        return core.max_pool2d(input, kernel_size, step, padding, dilation, ceil_mode)
     _arrays.expect_array("max_pool2d", "input", input)
     window = max_pool2d_window("max_pool2d", kernel_size, stride, padding, dilation, ceil_mode)
     return _arrays.call("max_pool2d", input, *window)
@@ -255,7 +253,8 @@ def max_pool2d_with_indices(
         return _max_pool2d_with_indices(input, *window)
     core = _backend.array_core
     if core is not None:
-        return core.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode, True)
+        step = () if stride is None else stride
+        return core.max_pool2d_with_indices(input, kernel_size, step, padding, dilation, ceil_mode)
     _arrays.expect_array(name, "input", input)
     window = max_pool2d_window(name, kernel_size, stride, padding, dilation, ceil_mode)
     return _arrays.call(name, input, *window)

@@ -25,12 +25,14 @@ def eager(op: Op) -> Callable[..., Any]:
     Its first lines run on every call: each costs 20 to 70 ns.
     """
     apply = _eager_function(op).apply
-    transformed = _transformable_function(op).apply
+    transformed = (
+        _transformable_function(op).apply if op.training is None else _first_of(op.training)
+    )
     overload, raw = op.overload, private.raw_call(op.overload)
     is_compiling = torch.compiler.is_dynamo_compiling
     is_grad_enabled, is_inference = torch.is_grad_enabled, torch.is_inference_mode_enabled
     functorch_is_active = private.functorch_is_active
-    forward_ad_is_active = private.forward_ad_is_active
+    forward_ad, level = private.FORWARD_AD, private.LEVEL
     any_requires_grad, below_autograd = private.any_requires_grad, private.BelowAutograd
     is_tracing, dispatch_modes = private.is_tracing, private.dispatch_modes
     autocast_is_active = private.autocast_is_active
@@ -38,7 +40,7 @@ def eager(op: Op) -> Callable[..., Any]:
     def call(*arguments: Any) -> Any:
         if is_compiling() or is_tracing():
             return overload(*arguments)
-        if functorch_is_active() or forward_ad_is_active():
+        if functorch_is_active() or forward_ad[level] >= 0:
             return transformed(*_autocast(op, arguments))
         if is_grad_enabled() and any_requires_grad(*arguments):
             if autocast_is_active() or dispatch_modes():
@@ -48,6 +50,13 @@ def eager(op: Op) -> Callable[..., Any]:
             return raw(*arguments)
         with below_autograd():
             return raw(*arguments)
+
+    return call
+
+
+def _first_of(op: Op) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        return op.call(*arguments)[0]
 
     return call
 
@@ -95,16 +104,22 @@ def _backward(op: Op) -> Callable[..., Any]:
 
 
 def _eager_function(op: Op) -> Any:
-    setup_context = _setup_context(op)
-    raw, below_autograd = private.raw_call(op.overload), private.BelowAutograd
+    run = op.training or op
+    setup_context, remember = _setup_context(op), run.remember
+    raw, below_autograd = private.raw_call(run.overload), private.BelowAutograd
+    has_integer_outputs, returns_first = bool(op.integer_outputs), run is not op
 
     def forward(ctx: Any, *arguments: Any) -> Any:
         with below_autograd():
             result = raw(*arguments)
-        setup_context(ctx, arguments, result)
-        return result
+        if has_integer_outputs:
+            setup_context(ctx, arguments, result)
+        else:  # the same, without the call
+            tensors, ctx.constants = remember(arguments, result)
+            ctx.save_for_backward(*tensors)
+        return result[0] if returns_first else result
 
-    members = {"forward": staticmethod(forward), "backward": staticmethod(_backward(op))}
+    members = {"forward": staticmethod(forward), "backward": staticmethod(_backward(run))}
     return type(f"{op.name}_function", (private.plain_function(),), members)
 
 

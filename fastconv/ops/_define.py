@@ -35,6 +35,8 @@ class Op:
     dtypes: ClassVar[frozenset[str]]
     autocast: ClassVar[bool] = False  # run in the lower precision of torch.autocast
     integer_outputs: ClassVar[tuple[int, ...]] = ()  # results without a derivative
+    # The op that also returns what the derivative needs: eager differentiation runs it instead.
+    training: ClassVar[Op | None] = None
 
     call: Callable[
         ..., Any

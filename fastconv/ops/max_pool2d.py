@@ -75,9 +75,8 @@ def take(planes: Tensor, indices: Tensor) -> Tensor:
     """
     *outer, height, width = planes.shape
     size = height * width
-    index = indices.reshape(
-        *outer, -1
-    )  # not flatten: torch's older vmap, in gradcheck, has no rule for it
+    # Not flatten: torch's older vmap, in gradcheck, has no rule for it.
+    index = indices.reshape(*outer, indices.shape[-2] * indices.shape[-1])
     taken = planes.reshape(*outer, size).gather(-1, index.clamp(0, size - 1))
     return torch.where((index >= 0) & (index < size), taken, 0).reshape(indices.shape)
 
@@ -113,34 +112,6 @@ class MaxPool2dWithIndices(Op):
     ) -> tuple[tuple[Any, ...], Unfold]:
         planes, unfold = fold_planes(batch, dims, (input,))
         return (*planes, *window), unfold
-
-
-class MaxPool2d(MaxPool2dWithIndices):
-    """The largest element of every window.
-
-    Its derivative looks for the indices again: use with_indices in training.
-    """
-
-    schema = f"max_pool2d{_ARGUMENTS} -> Tensor"
-    integer_outputs: ClassVar[tuple[int, ...]] = ()
-
-    def outputs(self, input: Any, *window: Any) -> tuple[Output, ...]:
-        return super().outputs(input, *window)[:1]
-
-    def torch(self, input: Tensor, *window: Any) -> Any:
-        return torch.nn.functional.max_pool2d(input, *window)
-
-    def remember(self, inputs: Any, result: Any) -> tuple[Sequence[Any], tuple[Any, ...]]:
-        return inputs[:1], inputs[1:]
-
-    def backward(self, needs: Any, grad: Tensor, tensors: Any, constants: Any) -> Grads:
-        (x,) = tensors
-        _, indices = max_pool2d_with_indices.call(x.detach(), *constants)
-        return (max_pool2d_backward.call(grad, indices, x.shape) if needs[0] else None,)
-
-    def jvp(self, tangents: Any, tensors: Any, constants: Any) -> Tensor | None:
-        _, indices = max_pool2d_with_indices.call(tensors[0].detach(), *constants)
-        return None if tangents[0] is None else take(tangents[0], indices)
 
 
 class MaxPool2dBackward(Op):
@@ -188,6 +159,34 @@ class MaxPool2dBackward(Op):
         return (*planes, (batch * n, channels, height, width)), unfold
 
 
-max_pool2d = define(MaxPool2d)
 max_pool2d_with_indices = define(MaxPool2dWithIndices)
 max_pool2d_backward = define(MaxPool2dBackward)
+
+
+class MaxPool2d(MaxPool2dWithIndices):
+    """The largest element of every window. Its own derivative must look for the indices again."""
+
+    schema = f"max_pool2d{_ARGUMENTS} -> Tensor"
+    integer_outputs: ClassVar[tuple[int, ...]] = ()
+    training = max_pool2d_with_indices
+
+    def outputs(self, input: Any, *window: Any) -> tuple[Output, ...]:
+        return super().outputs(input, *window)[:1]
+
+    def torch(self, input: Tensor, *window: Any) -> Any:
+        return torch.nn.functional.max_pool2d(input, *window)
+
+    def remember(self, inputs: Any, result: Any) -> tuple[Sequence[Any], tuple[Any, ...]]:
+        return inputs[:1], inputs[1:]
+
+    def backward(self, needs: Any, grad: Tensor, tensors: Any, constants: Any) -> Grads:
+        (x,) = tensors
+        _, indices = max_pool2d_with_indices.call(x.detach(), *constants)
+        return (max_pool2d_backward.call(grad, indices, x.shape) if needs[0] else None,)
+
+    def jvp(self, tangents: Any, tensors: Any, constants: Any) -> Tensor | None:
+        _, indices = max_pool2d_with_indices.call(tensors[0].detach(), *constants)
+        return None if tangents[0] is None else take(tangents[0], indices)
+
+
+max_pool2d = define(MaxPool2d)
