@@ -4,11 +4,12 @@
 //
 // Letters: kernels/cuda/conv2d_correlation.h, where also the two passes become one correlation.
 //
-// conv2d_correlation_tiled_kernel: one block = a tile of kRows spots (n,i,j) of one phase x kColumns columns of one
-// group. Nothing is materialised: the threads gather the next stage of both operands from the tensors into registers
-// while the block multiplies the current one from shared memory, two stages in turn, one barrier per stage.
-// Cost: 2 * N * dest height * dest width * columns * channels * R * S / (stride_h * stride_w if input_grad) FLOP per
-// group; the source is read columns / kColumns * R * S times, mostly from L2.
+// conv2d_correlation_tiled_kernel: one block = a tile of kRows spots (n,i,j) of one phase x
+// kColumns columns of one group. Nothing is materialised: the threads gather the next stage of both
+// operands from the tensors into registers while the block multiplies the current one from shared
+// memory, two stages in turn, one barrier per stage.
+// Cost: 2 * N*P*Q * K * C/G * R*S FLOP, in both passes; the source is read columns / kColumns * R*S
+// times, mostly from L2.
 #include "kernels/conv2d.h"
 
 #include "kernels/cuda/conv2d_correlation.h"
@@ -48,29 +49,36 @@ __device__ __forceinline__ Share share_of(const TiledCorrelation& tiled) {
   block /= of.phases_w;
   share.h = phase_of<int>(of.h, of.transposed, static_cast<int>(block % of.phases_h));
   share.group = block / of.phases_h;
-  if (share.h.taps == 0 || share.w.taps == 0) share.h.taps = 0, share.w.taps = 1;  // none, and none divides by 0
+  if (share.h.taps == 0 || share.w.taps == 0)
+    share.h.taps = 0, share.w.taps = 1;  // none, and none divides by 0
   share.spots = of.N * share.h.count * share.w.count;
   return share;
 }
 
 template <class T>
-__device__ __forceinline__ Reader<T> source_reader(const TiledCorrelation& tiled, const Share& share) {
+__device__ __forceinline__ Reader<T> source_reader(const TiledCorrelation& tiled,
+                                                   const Share& share) {
   const Correlation& of = tiled.of;
   const int64_t* strides = of.source_strides.s;
   Reader<T> reader;
   reader.data = static_cast<const T*>(of.source) + share.group * of.channels * strides[1];
-  reader.along_n = strides[0], reader.along_c = strides[1], reader.along_h = strides[2], reader.along_w = strides[3];
+  reader.along_n = strides[0], reader.along_c = strides[1], reader.along_h = strides[2],
+  reader.along_w = strides[3];
   reader.H = static_cast<int>(of.h.source), reader.W = static_cast<int>(of.w.source);
-  reader.first_h = share.h.first_source, reader.step_h = share.h.source_step, reader.move_h = share.h.source_move;
-  reader.first_w = share.w.first_source, reader.step_w = share.w.source_step, reader.move_w = share.w.source_move;
-  reader.taps_h = share.h.taps, reader.taps_w = share.w.taps, reader.channels = static_cast<int>(of.channels);
+  reader.first_h = share.h.first_source, reader.step_h = share.h.source_step,
+  reader.move_h = share.h.source_move;
+  reader.first_w = share.w.first_source, reader.step_w = share.w.source_step,
+  reader.move_w = share.w.source_move;
+  reader.taps_h = share.h.taps, reader.taps_w = share.w.taps,
+  reader.channels = static_cast<int>(of.channels);
   reader.vectors = tiled.source_vectors;
   return reader;
 }
 
 // The weight as a tensor whose spots are the columns and whose taps always lie inside.
 template <class T>
-__device__ __forceinline__ Reader<T> weight_reader(const TiledCorrelation& tiled, const Share& share) {
+__device__ __forceinline__ Reader<T> weight_reader(const TiledCorrelation& tiled,
+                                                   const Share& share) {
   const Correlation& of = tiled.of;
   Reader<T> reader;
   reader.data = static_cast<const T*>(of.weight) + share.group * of.weight_group +
@@ -80,7 +88,8 @@ __device__ __forceinline__ Reader<T> weight_reader(const TiledCorrelation& tiled
   reader.H = share.h.taps, reader.W = share.w.taps;
   reader.first_h = 0, reader.step_h = 0, reader.move_h = 1;
   reader.first_w = 0, reader.step_w = 0, reader.move_w = 1;
-  reader.taps_h = share.h.taps, reader.taps_w = share.w.taps, reader.channels = static_cast<int>(of.channels);
+  reader.taps_h = share.h.taps, reader.taps_w = share.w.taps,
+  reader.channels = static_cast<int>(of.channels);
   reader.vectors = tiled.weight_vectors;
   return reader;
 }
@@ -105,7 +114,8 @@ __device__ __forceinline__ void fill_offsets(const Correlation& of, const Share&
 }
 
 template <class TileType>
-__global__ void __launch_bounds__(TileType::kThreads) conv2d_correlation_tiled_kernel(const TiledCorrelation tiled) {
+__global__ void __launch_bounds__(TileType::kThreads)
+    conv2d_correlation_tiled_kernel(const TiledCorrelation tiled) {
   using T = typename TileType::Element;
   constexpr int kLanes = kVectorLanes<T>;
   using SourceGather = TapGather<T, TileType::kRows, TileType::kStage, TileType::kThreads>;
@@ -161,7 +171,8 @@ __global__ void __launch_bounds__(TileType::kThreads) conv2d_correlation_tiled_k
   write_tile<TileType>(tile, shared, sums, tiled.write_out, bias, of.bias_stride, dest);
 }
 
-// Tiles by element type: large ones need fewer bytes per product, small ones make more blocks of a small problem.
+// Tiles by element type: large ones need fewer bytes per product, small ones make more blocks of a
+// small problem.
 template <class T>
 struct Tiles {
   using Large = Tile<T, 4, 2, 1, 64 / static_cast<int>(sizeof(T)), true>;
@@ -175,7 +186,8 @@ struct Tiles<double> {
   using Small = Tile<double, 1, 1, 4, 16, true>;
 };
 
-constexpr int64_t kEnoughBlocks = 128;  // about one per multiprocessor: an A100 has 108, an H100 132
+constexpr int64_t kEnoughBlocks =
+    128;  // about one per multiprocessor: an A100 has 108, an H100 132
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -183,7 +195,8 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 template <class TileType>
 int64_t lay_tiles(TiledCorrelation& tiled) {
   const Correlation& of = tiled.of;
-  const auto h = phase_of<int64_t>(of.h, of.transposed, 0), w = phase_of<int64_t>(of.w, of.transposed, 0);
+  const auto h = phase_of<int64_t>(of.h, of.transposed, 0),
+             w = phase_of<int64_t>(of.w, of.transposed, 0);
   tiled.row_tiles = ceil_div(of.N * h.count * w.count, TileType::kRows);
   tiled.column_tiles = ceil_div(of.columns, TileType::kColumns);
   return tiled.row_tiles * tiled.column_tiles * of.phases_h * of.phases_w * of.G;
@@ -202,12 +215,15 @@ const char* correlate_tiled(const Correlation& correlation, void* stream) {
   const Correlation& of = correlation;
   TiledCorrelation tiled{};
   tiled.of = correlation;
-  tiled.source_vectors = moves_in_vectors(of.source, of.source_strides, 1, of.channels, kLanes, sizeof(T));
+  tiled.source_vectors =
+      moves_in_vectors(of.source, of.source_strides, 1, of.channels, kLanes, sizeof(T));
   const Strides4 weight_strides{{of.weight_column, of.weight_channel, of.weight_r, of.weight_s}};
-  tiled.weight_vectors = of.weight_group % kLanes == 0 &&
-                         moves_in_vectors(of.weight, weight_strides, 1, of.channels, kLanes, sizeof(T));
+  tiled.weight_vectors =
+      of.weight_group % kLanes == 0 &&
+      moves_in_vectors(of.weight, weight_strides, 1, of.channels, kLanes, sizeof(T));
   tiled.write_out.columns_first = of.dest_strides.s[1] == 1;
-  tiled.write_out.vectors = moves_in_vectors(of.dest, of.dest_strides, 1, of.columns, kLanes, sizeof(T));
+  tiled.write_out.vectors =
+      moves_in_vectors(of.dest, of.dest_strides, 1, of.columns, kLanes, sizeof(T));
   if (lay_tiles<typename Tiles<T>::Large>(tiled) >= kEnoughBlocks && of.columns > kWarpTile) {
     return launch_tiled<typename Tiles<T>::Large>(tiled, stream);
   }
@@ -218,7 +234,8 @@ const char* correlate_tiled(const Correlation& correlation, void* stream) {
 }
 
 const char* correlate(const Conv2dShape& shape, const Correlation& correlation, void* stream) {
-  if (!tiles_fit(shape) || groups_are_small(shape)) return correlate_direct(shape.dtype, correlation, stream);
+  if (!tiles_fit(shape) || groups_are_small(shape))
+    return correlate_direct(shape.dtype, correlation, stream);
   return with_floating(shape.dtype, [&](auto tag) {
     return correlate_tiled<typename decltype(tag)::Type>(correlation, stream);
   });
@@ -226,8 +243,8 @@ const char* correlate(const Conv2dShape& shape, const Correlation& correlation, 
 
 }  // namespace
 
-const char* conv2d_forward(const Conv2dShape& shape, const void* input, const void* weight, const void* bias,
-                           void* output, void* stream) {
+const char* conv2d_forward(const Conv2dShape& shape, const void* input, const void* weight,
+                           const void* bias, void* output, void* stream) {
   const Window2d& window = shape.window;
   const int64_t* strides = shape.weight.s;
   Correlation correlation{};
@@ -242,7 +259,8 @@ const char* conv2d_forward(const Conv2dShape& shape, const void* input, const vo
   correlation.weight_group = correlation.columns * strides[0];
   correlation.weight_column = strides[0], correlation.weight_channel = strides[1];
   correlation.weight_r = strides[2], correlation.weight_s = strides[3];
-  correlation.phases_h = phases_of(correlation.h, false), correlation.phases_w = phases_of(correlation.w, false);
+  correlation.phases_h = phases_of(correlation.h, false),
+  correlation.phases_w = phases_of(correlation.w, false);
   return correlate(shape, correlation, stream);
 }
 
@@ -261,7 +279,8 @@ const char* conv2d_input_grad(const Conv2dShape& shape, const void* grad_output,
   correlation.weight_group = correlation.channels * strides[0];
   correlation.weight_column = strides[1], correlation.weight_channel = strides[0];
   correlation.weight_r = strides[2], correlation.weight_s = strides[3];
-  correlation.phases_h = phases_of(correlation.h, true), correlation.phases_w = phases_of(correlation.w, true);
+  correlation.phases_h = phases_of(correlation.h, true),
+  correlation.phases_w = phases_of(correlation.w, true);
   return correlate(shape, correlation, stream);
 }
 

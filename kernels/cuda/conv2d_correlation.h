@@ -1,14 +1,17 @@
-// What forward and input_grad have in common: both are one correlation of a source tensor with the weight.
+// What forward and input_grad have in common: both are one correlation of a source tensor with the
+// weight.
 //
-//   dest[n, g*columns + column, y, x] = bias[...] + sum_{c,a,b} source[n, g*channels + c, h, w] * weight(column, c, r, s)
+//   dest[n, g*columns + column, y, x] = bias[g*columns + column]
+//                      + sum_{c,a,b} source[n, g*channels + c, h, w] * weight(column, c, r, s)
 //
 // forward:    dest = output,     source = input,       column = k in the group, c = c in the group.
 // input_grad: dest = grad_input, source = grad_output, column = c in the group, c = k in the group.
 //
-// Only the taps r with  y + pad - r * dilation  divisible by the stride reach a grad_input row y. They depend on
-// y % stride alone, so the rows of one remainder ("phase") form a correlation without strides of its own: rows
-// y = f + stride * i, taps r = first_tap + a * tap_step, source rows h = first + i - a * (tap_step * dilation / stride).
-// Forward is the case of one phase that holds every row. Columns likewise.
+// Only the taps r with  y + pad - r * dilation  divisible by the stride reach a grad_input row y.
+// They depend on y % stride alone, so the rows of one remainder ("phase") form a correlation
+// without strides of its own: rows y = f + stride * i, taps r = first_tap + a * tap_step, source
+// rows h = first + i - a * (tap_step * dilation / stride). Forward is the case of one phase that
+// holds every row. Columns likewise.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -62,7 +65,8 @@ __host__ __device__ constexpr Index greatest_common_divisor(Index a, Index b) {
 }
 
 template <class Index>
-__host__ __device__ constexpr Phase<Index> phase_of(const Axis& axis, bool transposed, Index phase) {
+__host__ __device__ constexpr Phase<Index> phase_of(const Axis& axis, bool transposed,
+                                                    Index phase) {
   const Index stride = static_cast<Index>(axis.stride), pad = static_cast<Index>(axis.pad);
   const Index dilation = static_cast<Index>(axis.dilation), taps = static_cast<Index>(axis.taps);
   const Index dest = static_cast<Index>(axis.dest);
@@ -70,37 +74,46 @@ __host__ __device__ constexpr Phase<Index> phase_of(const Axis& axis, bool trans
   if (stride == 1) return {0, 1, dest, pad, 1, -dilation, 0, 1, taps};
   const Index tap_step = quotient(stride, greatest_common_divisor(stride, dilation));
 
-  // The first tap that reaches this phase: row r * dilation lies `above` rows, a multiple of the stride, above it
+  // The first tap that reaches this phase: row r * dilation lies `above` rows, a multiple of the
+  // stride, above it
   Index first_tap = 0;
   Index above = phase + pad;
-  const auto reaches = [&] { return above >= 0 ? above == quotient(above, stride) * stride
-                                               : -above == quotient(-above, stride) * stride; };
+  const auto reaches = [&] {
+    return above >= 0 ? above == quotient(above, stride) * stride
+                      : -above == quotient(-above, stride) * stride;
+  };
   while (first_tap < taps && first_tap < tap_step && !reaches()) ++first_tap, above -= dilation;
   const Index count = quotient(dest - phase + stride - 1, stride);
   if (first_tap >= taps || first_tap >= tap_step) return {phase, stride, count, 0, 1, 0, 0, 1, 0};
   const Index first_source = above >= 0 ? quotient(above, stride) : -quotient(-above, stride);
   const Index move = quotient(tap_step * dilation, stride);
-  return {phase, stride, count, first_source, 1, -move, first_tap, tap_step, quotient(taps - first_tap + tap_step - 1, tap_step)};
+  return {phase,        stride,   count,
+          first_source, 1,        -move,
+          first_tap,    tap_step, quotient(taps - first_tap + tap_step - 1, tap_step)};
 }
 
-// One thread per few elements, for groups of few channels and for extents beyond 32 bits: conv2d_direct.cu.
+// One thread per few elements, for groups of few channels and for extents beyond 32 bits:
+// conv2d_direct.cu.
 const char* correlate_direct(DType dtype, const Correlation& correlation, void* stream);
-const char* weight_grad_direct(const Conv2dShape& shape, const void* grad_output, const void* input, void* grad_weight,
-                               void* stream);
+const char* weight_grad_direct(const Conv2dShape& shape, const void* grad_output, const void* input,
+                               void* grad_weight, void* stream);
 
-// Groups so small that tiles would be mostly empty. The bound is an estimate: it has not been measured yet.
+// Groups so small that tiles would be mostly empty. The bound is an estimate: it has not been
+// measured yet.
 inline bool groups_are_small(const Conv2dShape& shape) {
   constexpr int64_t kSmallProduct = 64;
   return shape.G > 1 && (shape.C / shape.G) * (shape.K / shape.G) <= kSmallProduct;
 }
 
-// The tiled kernels hold coordinates (not offsets) in 32 bits; sums of two numbers below the limit still fit.
+// The tiled kernels hold coordinates (not offsets) in 32 bits; sums of two numbers below the limit
+// still fit.
 inline bool tiles_fit(const Conv2dShape& shape) {
   constexpr int64_t kLimit = int64_t{1} << 30;
   const Window2d& window = shape.window;
-  const int64_t below_limit[] = {shape.N, shape.C, shape.H, shape.W, shape.K, shape.P, shape.Q, window.R, window.S,
-                                 window.stride_h, window.stride_w, window.pad_h, window.pad_w, window.dilation_h,
-                                 window.dilation_w};
+  const int64_t below_limit[] = {shape.N,      shape.C,           shape.H,          shape.W,
+                                 shape.K,      shape.P,           shape.Q,          window.R,
+                                 window.S,     window.stride_h,   window.stride_w,  window.pad_h,
+                                 window.pad_w, window.dilation_h, window.dilation_w};
   for (const int64_t number : below_limit) {
     if (number >= kLimit) return false;
   }

@@ -1,15 +1,18 @@
-// conv2d on CUDA without tiles: for groups of few channels (depthwise), which are limited by memory and not by products,
-// and for extents beyond 32 bits.
+// conv2d on CUDA without tiles: for groups of few channels (depthwise), which are limited by memory
+// and not by products, and for extents beyond 32 bits.
 //
 // Letters and formulas: kernels/conv2d.h, kernels/cuda/conv2d_correlation.h.
 //
-// conv2d_correlation_direct_kernel (forward, input_grad): one thread = kPixels columns of one dest row, a quarter row
-// apart, x kLanes neighbouring groups (depthwise channels_last, 16-byte accesses) or 1 dest channel (any layout).
-// Every weight is loaded once per thread and used kPixels times. Cost: taps * channels products per element.
+// conv2d_correlation_direct_kernel (forward, input_grad): one thread = kPixels columns of one dest
+// row, a quarter row apart, x kLanes neighbouring groups (depthwise channels_last, 16-byte
+// accesses) or 1 dest channel (any layout). Every weight is loaded once per thread and used kPixels
+// times.
+// Cost: taps * channels products per element.
 //
-// conv2d_weight_grad_direct_kernel: one block = kChannels neighbouring k x one c x one r x kTaps neighbouring s, over
-// all n, p, q; its threads share the spots (n,p,q) out among themselves and add up through shared memory, in an order
-// that depends on the shape alone. Cost: grad_output is read R * ceil(S / kTaps) * C/G times, input K/G * R * S times.
+// conv2d_weight_grad_direct_kernel: one block = kChannels neighbouring k x one c x one r x kTaps
+// neighbouring s, over all n, p, q; its threads share the spots (n,p,q) out among themselves and
+// add up through shared memory, in an order that depends on the shape alone.
+// Cost: grad_output is read R * ceil(S / kTaps) * C/G times, input K/G * R * S times.
 #include "kernels/cuda/conv2d_correlation.h"
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/launch.h"
@@ -22,15 +25,15 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kPixels = 4;
-constexpr int kBlocks = 2;  // per multiprocessor: leaves 128 registers, below which some kernels spill
+constexpr int kBlocks = 2;  // per multiprocessor: leaves 128 registers, below which some spill
 
 template <class Index>
 struct DirectCorrelation {
   Correlation of;
-  int64_t count;           // threads that have work
-  Index rows, span;        // of the first phase, which has the most: dest rows, and quarters of a row
+  int64_t count;     // threads that have work
+  Index rows, span;  // of the first phase, which has the most: dest rows, and quarters of a row
   Index channels, groups;  // dest channels per group and groups, in units of a thread's lanes
-  bool channels_last;      // neighbouring threads work on neighbouring channels, else on neighbouring columns
+  bool channels_last;      // neighbouring threads: neighbouring channels, else columns
 };
 
 template <class T, int kLanes, class Index>
@@ -47,17 +50,21 @@ __global__ void __launch_bounds__(kThreads, sizeof(Index) == 4 ? kBlocks : 1)
   const Index first_x = take_axis(i, direct.span);
   const Index row = take_axis(i, direct.rows);
   if (!direct.channels_last) channel = take_axis(i, dest_channels);
-  const auto w = phase_of<Index>(of.w, of.transposed, take_axis(i, static_cast<Index>(of.phases_w)));
-  const auto h = phase_of<Index>(of.h, of.transposed, take_axis(i, static_cast<Index>(of.phases_h)));
+  const auto w =
+      phase_of<Index>(of.w, of.transposed, take_axis(i, static_cast<Index>(of.phases_w)));
+  const auto h =
+      phase_of<Index>(of.h, of.transposed, take_axis(i, static_cast<Index>(of.phases_h)));
   const int64_t n = i;
   if (row >= h.count) return;
   const Index column = take_axis(channel, direct.channels), group = channel * kLanes;
 
   // Where its tensors begin
   const int64_t* along = of.source_strides.s;
-  const T* source = static_cast<const T*>(of.source) + n * along[0] + group * of.channels * along[1];
-  const T* weights = static_cast<const T*>(of.weight) + group * of.weight_group + column * of.weight_column +
-                     h.first_tap * of.weight_r + w.first_tap * of.weight_s;
+  const T* source =
+      static_cast<const T*>(of.source) + n * along[0] + group * of.channels * along[1];
+  const T* weights = static_cast<const T*>(of.weight) + group * of.weight_group +
+                     column * of.weight_column + h.first_tap * of.weight_r +
+                     w.first_tap * of.weight_s;
   Wide<T> sums[kPixels][kLanes] = {};
 
   // Walk the taps inside the source
@@ -70,14 +77,18 @@ __global__ void __launch_bounds__(kThreads, sizeof(Index) == 4 ? kBlocks : 1)
                           b * w.tap_step * of.weight_s;
         Wide<T> factors[kLanes];
 #pragma unroll
-        for (int lane = 0; lane < kLanes; ++lane) factors[lane] = widen(weight[lane * of.weight_group]);
+        for (int lane = 0; lane < kLanes; ++lane)
+          factors[lane] = widen(weight[lane * of.weight_group]);
 #pragma unroll
         for (int pixel = 0; pixel < kPixels; ++pixel) {
-          const Index x = w.first_source + (first_x + pixel * direct.span) * w.source_step + b * w.source_move;
+          const Index x =
+              w.first_source + (first_x + pixel * direct.span) * w.source_step + b * w.source_move;
           if (x < 0 || x >= of.w.source || first_x + pixel * direct.span >= w.count) continue;
-          const auto values = load_vector<T, kLanes>(source + c * along[1] + y * along[2] + x * along[3]);
+          const auto values =
+              load_vector<T, kLanes>(source + c * along[1] + y * along[2] + x * along[3]);
 #pragma unroll
-          for (int lane = 0; lane < kLanes; ++lane) sums[pixel][lane] += widen(values.lane[lane]) * factors[lane];
+          for (int lane = 0; lane < kLanes; ++lane)
+            sums[pixel][lane] += widen(values.lane[lane]) * factors[lane];
         }
       }
     }
@@ -96,7 +107,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(Index) == 4 ? kBlocks : 1)
 #pragma unroll
     for (int lane = 0; lane < kLanes; ++lane) {
       Wide<T> sum = sums[pixel][lane];
-      if (of.bias != nullptr) sum += widen(static_cast<const T*>(of.bias)[(dest_channel + lane) * of.bias_stride]);
+      if (of.bias != nullptr)
+        sum += widen(static_cast<const T*>(of.bias)[(dest_channel + lane) * of.bias_stride]);
       values.lane[lane] = Narrow<T>::from(sum);
     }
     store_vector(dest + (w.first_dest + x * w.dest_step) * dest_along[3], values);
@@ -123,16 +135,17 @@ const char* launch_correlation(const Correlation& of, bool channels_last, void* 
   direct.groups = static_cast<Index>(of.G / kLanes);
   direct.channels_last = channels_last;
   direct.count = threads_of(of) / kLanes;
-  return launch(conv2d_correlation_direct_kernel<T, kLanes, Index>, (direct.count + kThreads - 1) / kThreads,
-                kThreads, 0, stream, direct);
+  return launch(conv2d_correlation_direct_kernel<T, kLanes, Index>,
+                (direct.count + kThreads - 1) / kThreads, kThreads, 0, stream, direct);
 }
 
 // Coordinates of 64 bits only where 32 cannot hold them: they cost twice the time.
 bool needs_int64(const Axis& axis) {
   constexpr int64_t kLimit = int64_t{1} << 30;
   const int64_t longer = axis.dest > axis.source ? axis.dest : axis.source;
-  return longer >= kLimit || axis.pad >= kLimit || axis.stride >= kLimit || axis.dilation >= kLimit ||
-         longer * axis.stride >= kLimit || axis.taps * axis.dilation >= kLimit;
+  return longer >= kLimit || axis.pad >= kLimit || axis.stride >= kLimit ||
+         axis.dilation >= kLimit || longer * axis.stride >= kLimit ||
+         axis.taps * axis.dilation >= kLimit;
 }
 
 template <class T>
@@ -151,7 +164,8 @@ const char* correlate_direct(const Correlation& of, void* stream) {
 }
 
 constexpr int kTaps = 8;
-constexpr int kChannelsLast = 8;  // neighbouring k of one block where these are neighbours in memory
+constexpr int kChannelsLast =
+    8;  // neighbouring k of one block where these are neighbours in memory
 
 struct DirectWeightGrad {
   Conv2dShape shape;
@@ -163,7 +177,8 @@ struct DirectWeightGrad {
 };
 
 template <class T, class Index>
-__global__ void __launch_bounds__(kThreads) conv2d_weight_grad_direct_kernel(const DirectWeightGrad direct) {
+__global__ void __launch_bounds__(kThreads)
+    conv2d_weight_grad_direct_kernel(const DirectWeightGrad direct) {
   auto* shared = reinterpret_cast<Wide<T>*>(dynamic_shared_memory());  // [tap][slot][channel]
 
   // Which weights
@@ -179,14 +194,17 @@ __global__ void __launch_bounds__(kThreads) conv2d_weight_grad_direct_kernel(con
   const bool exists = k < shape.K;
 
   // Where its tensors begin
-  const int64_t channel = exists ? quotient(k, quotient(shape.K, shape.G)) * quotient(shape.C, shape.G) + c : 0;
+  const int64_t channel =
+      exists ? quotient(k, quotient(shape.K, shape.G)) * quotient(shape.C, shape.G) + c : 0;
   const int64_t *input_along = shape.input.s, *output_along = shape.output.s;
   const T* input = static_cast<const T*>(direct.input) + channel * input_along[1];
-  const T* grad_output = static_cast<const T*>(direct.grad_output) + (exists ? k : 0) * output_along[1];
+  const T* grad_output =
+      static_cast<const T*>(direct.grad_output) + (exists ? k : 0) * output_along[1];
   const Index P = static_cast<Index>(shape.P), Q = static_cast<Index>(shape.Q);
   const Index first_h = static_cast<Index>(r * window.dilation_h - window.pad_h);
   const Index first_w = static_cast<Index>(first_s * window.dilation_w - window.pad_w);
-  const Index stride_h = static_cast<Index>(window.stride_h), stride_w = static_cast<Index>(window.stride_w);
+  const Index stride_h = static_cast<Index>(window.stride_h),
+              stride_w = static_cast<Index>(window.stride_w);
   const Index dilation_w = static_cast<Index>(window.dilation_w);
   const int taps = static_cast<int>(window.S - first_s < kTaps ? window.S - first_s : kTaps);
 
@@ -197,12 +215,14 @@ __global__ void __launch_bounds__(kThreads) conv2d_weight_grad_direct_kernel(con
   for (int64_t n = exists ? first : shape.N; n < shape.N;) {
     const Index h = first_h + p * stride_h;
     if (h >= 0 && h < shape.H) {
-      const Wide<T> gradient = widen(grad_output[n * output_along[0] + p * output_along[2] + q * output_along[3]]);
+      const Wide<T> gradient =
+          widen(grad_output[n * output_along[0] + p * output_along[2] + q * output_along[3]]);
 #pragma unroll
       for (int tap = 0; tap < kTaps; ++tap) {
         const Index w = first_w + q * stride_w + tap * dilation_w;
         if (tap >= taps || w < 0 || w >= shape.W) continue;
-        sums[tap] += gradient * widen(input[n * input_along[0] + h * input_along[2] + w * input_along[3]]);
+        sums[tap] +=
+            gradient * widen(input[n * input_along[0] + h * input_along[2] + w * input_along[3]]);
       }
     }
     q += slots;
@@ -245,8 +265,8 @@ const char* correlate_direct(DType dtype, const Correlation& correlation, void* 
   });
 }
 
-const char* weight_grad_direct(const Conv2dShape& shape, const void* grad_output, const void* input, void* grad_weight,
-                               void* stream) {
+const char* weight_grad_direct(const Conv2dShape& shape, const void* grad_output, const void* input,
+                               void* grad_weight, void* stream) {
   const Window2d& window = shape.window;
   DirectWeightGrad direct{shape, grad_output, input, grad_weight, 0, 0, 0};
   direct.channels = shape.output.s[1] < shape.output.s[3] ? kChannelsLast : 1;

@@ -2,11 +2,13 @@
 //
 // A Reader names the element at spot (n, i, j), tap (a, b) and channel c:
 //
-//   element = data[n, c, h, w]   h = first_h + i * step_h + a * move_h, w likewise; 0 outside [0,H) x [0,W)
+//   element = data[n, c, h, w]   h = first_h + i * step_h + a * move_h, w likewise;
+//   0 outside [0,H) x [0,W)
 //
-// TapGather walks the sum over (a, b, c), c fastest, with the spots of its rows fixed: one slot = kLanes terms of a row.
-// SpotGather walks the sum over (n, i, j), j fastest, with (a, b, c) of its rows fixed: one slot = kLanes rows of a term.
-// `vectors` says that kLanes neighbouring channels are 16 aligned bytes, and that a tap has a multiple of kLanes of them.
+// TapGather walks the sum over (a, b, c), c fastest, with the spots of its rows fixed: one slot =
+// kLanes terms of a row. SpotGather walks the sum over (n, i, j), j fastest, with (a, b, c) of its
+// rows fixed: one slot = kLanes rows of a term. `vectors` says that kLanes neighbouring channels
+// are 16 aligned bytes, and that a tap has a multiple of kLanes of them.
 #pragma once
 #include <cuda_runtime.h>
 
@@ -63,7 +65,8 @@ struct SpotPlace {
 
 __device__ __forceinline__ SpotPlace spot_at(int64_t index, int height, int width) {
   const int64_t row = index / width;
-  return {static_cast<int>(row / height), static_cast<int>(row % height), static_cast<int>(index - row * width)};
+  return {static_cast<int>(row / height), static_cast<int>(row % height),
+          static_cast<int>(index - row * width)};
 }
 
 template <class T>
@@ -75,15 +78,18 @@ __device__ __forceinline__ bool is_inside(const Reader<T>& reader, int h, int w)
 template <class T, int kRows, int kStage, int kThreads>
 struct TapGather {
   static constexpr int kLanes = kVectorLanes<T>;
-  static constexpr int kGroups = kStage / kLanes;                 // slots of one row
-  static constexpr int kSlots = kRows * kGroups / kThreads;       // slots of one thread: rows apart, same terms
-  static_assert(kSlots * kThreads == kRows * kGroups && kThreads % kGroups == 0, "slots cover the tile once");
+  static constexpr int kGroups = kStage / kLanes;  // slots of one row
+  static constexpr int kSlots =
+      kRows * kGroups / kThreads;  // slots of one thread: rows apart, same terms
+  static_assert(kSlots * kThreads == kRows * kGroups && kThreads % kGroups == 0,
+                "slots cover the tile once");
 
   int64_t base[kSlots];
   int h[kSlots], w[kSlots];
   TapPlace tap;
 
-  // Neighbouring threads take neighbouring channels where these are neighbours in memory, else neighbouring rows.
+  // Neighbouring threads take neighbouring channels where these are neighbours in memory, else
+  // neighbouring rows.
   __device__ __forceinline__ static int row_of(bool vectors, int slot) {
     constexpr int kRowsPerSlot = kRows / kSlots;
     const int thread = threadIdx.x;
@@ -95,8 +101,8 @@ struct TapGather {
   }
 
   // Rows are spots [first, spots) of images of height x width.
-  __device__ __forceinline__ void start(const Reader<T>& reader, int64_t first, int64_t spots, int height,
-                                        int width) {
+  __device__ __forceinline__ void start(const Reader<T>& reader, int64_t first, int64_t spots,
+                                        int height, int width) {
 #pragma unroll
     for (int slot = 0; slot < kSlots; ++slot) {
       const int64_t index = first + row_of(reader.vectors, slot);
@@ -109,15 +115,16 @@ struct TapGather {
     tap.advance(reader, term_of(reader.vectors));
   }
 
-  __device__ __forceinline__ void fetch(const Reader<T>& reader, Vector<T, kLanes> (&slots)[kSlots]) const {
+  __device__ __forceinline__ void fetch(const Reader<T>& reader,
+                                        Vector<T, kLanes> (&slots)[kSlots]) const {
     if (reader.vectors) {
 #pragma unroll
       for (int slot = 0; slot < kSlots; ++slot) {
         const int y = h[slot] + tap.a * reader.move_h, x = w[slot] + tap.b * reader.move_w;
         slots[slot] = Vector<T, kLanes>{};
         if (tap.a < reader.taps_h && is_inside(reader, y, x)) {
-          slots[slot] =
-              load_vector<T, kLanes>(reader.data + base[slot] + y * reader.along_h + x * reader.along_w + tap.c);
+          slots[slot] = load_vector<T, kLanes>(reader.data + base[slot] + y * reader.along_h +
+                                               x * reader.along_w + tap.c);
         }
       }
       return;
@@ -128,10 +135,10 @@ struct TapGather {
 #pragma unroll
       for (int slot = 0; slot < kSlots; ++slot) {
         const int y = h[slot] + at.a * reader.move_h, x = w[slot] + at.b * reader.move_w;
-        slots[slot].lane[lane] =
-            at.a < reader.taps_h && is_inside(reader, y, x)
-                ? reader.data[base[slot] + y * reader.along_h + x * reader.along_w + at.c * reader.along_c]
-                : T(0);
+        slots[slot].lane[lane] = at.a < reader.taps_h && is_inside(reader, y, x)
+                                     ? reader.data[base[slot] + y * reader.along_h +
+                                                   x * reader.along_w + at.c * reader.along_c]
+                                     : T(0);
       }
       at.advance(reader, 1);
     }
@@ -152,14 +159,17 @@ struct TapGather {
 template <class T, int kRows, int kStage, int kThreads>
 struct SpotGather {
   static constexpr int kLanes = kVectorLanes<T>;
-  static constexpr int kGroups = kRows / kLanes;             // slots of one term
-  static constexpr int kSlots = kStage * kGroups / kThreads; // slots of one thread: terms apart, same rows
-  static_assert(kSlots * kThreads == kStage * kGroups && kThreads % kGroups == 0, "slots cover the tile once");
+  static constexpr int kGroups = kRows / kLanes;  // slots of one term
+  static constexpr int kSlots =
+      kStage * kGroups / kThreads;  // slots of one thread: terms apart, same rows
+  static_assert(kSlots * kThreads == kStage * kGroups && kThreads % kGroups == 0,
+                "slots cover the tile once");
 
   TapPlace row;
   SpotPlace spot[kSlots];
 
-  // Neighbouring threads take neighbouring channels where these are neighbours in memory, else neighbouring spots.
+  // Neighbouring threads take neighbouring channels where these are neighbours in memory, else
+  // neighbouring spots.
   __device__ __forceinline__ static int row_of(bool vectors) {
     const int thread = threadIdx.x;
     return (vectors ? thread % kGroups : thread / (kStage / kSlots)) * kLanes;
@@ -194,16 +204,18 @@ struct SpotGather {
         const int y = h + at.a * reader.move_h, x = w + at.b * reader.move_w;
         slots[slot] = Vector<T, kLanes>{};
         if (at.a < reader.taps_h && is_inside(reader, y, x)) {
-          slots[slot] = load_vector<T, kLanes>(image + y * reader.along_h + x * reader.along_w + at.c);
+          slots[slot] =
+              load_vector<T, kLanes>(image + y * reader.along_h + x * reader.along_w + at.c);
         }
         continue;
       }
 #pragma unroll
       for (int lane = 0; lane < kLanes; ++lane) {
         const int y = h + at.a * reader.move_h, x = w + at.b * reader.move_w;
-        slots[slot].lane[lane] = at.a < reader.taps_h && is_inside(reader, y, x)
-                                     ? image[y * reader.along_h + x * reader.along_w + at.c * reader.along_c]
-                                     : T(0);
+        slots[slot].lane[lane] =
+            at.a < reader.taps_h && is_inside(reader, y, x)
+                ? image[y * reader.along_h + x * reader.along_w + at.c * reader.along_c]
+                : T(0);
         at.advance(reader, 1);
       }
     }

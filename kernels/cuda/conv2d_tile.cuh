@@ -1,11 +1,12 @@
-// The matrix product that every tiled convolution is: a block computes kRows x kColumns sums, stage by stage of kStage
-// terms, from two operands in shared memory.
+// The matrix product that every tiled convolution is: a block computes kRows x kColumns sums, stage
+// by stage of kStage terms, from two operands in shared memory.
 //
 //   sum[row, column] = sum over terms of left[row, term] * right[column, term]
 //
-// One warp = 32 x 32 sums over a kSplits-th of the terms of each stage; one lane = 32 of these sums. The warps of the
-// other splits are added at the end, in order, through shared memory. float32 and float64 use fused multiply-adds;
-// float16 and bfloat16 use the tensor cores with float32 sums.
+// One warp = 32 x 32 sums over a kSplits-th of the terms of each stage; one lane = 32 of these
+// sums. The warps of the other splits are added at the end, in order, through shared memory.
+// float32 and float64 use fused multiply-adds; float16 and bfloat16 use the tensor cores with
+// float32 sums.
 // Cost: kRows * kColumns * kStage products per (kRows + kColumns) * kStage elements loaded.
 #pragma once
 #include <cuda_runtime.h>
@@ -23,8 +24,9 @@ constexpr int kWarpTile = 32;  // rows and columns of one warp
 constexpr int kLaneSums = kWarpTile * kWarpTile / kWarp;
 constexpr int64_t kNowhere = INT64_MIN;  // an offset that is not stored to
 
-// One operand of one stage in shared memory. kTermsInner: [row][term], what ldmatrix takes as it is; else [term][row].
-// The padding of one vector per line keeps the eight 16-byte lines of an ldmatrix in different banks.
+// One operand of one stage in shared memory. kTermsInner: [row][term], what ldmatrix takes as it
+// is; else [term][row]. The padding of one vector per line keeps the eight 16-byte lines of an
+// ldmatrix in different banks.
 template <class T, int kExtent, int kStage, bool kTermsInner>
 struct Operand {
   static constexpr int kLanes = kVectorLanes<T>;
@@ -49,7 +51,8 @@ struct Operand {
   }
 };
 
-template <class T, int kWarpRows, int kWarpColumns, int kSplitCount, int kStageTerms, bool kTermsInnerWanted>
+template <class T, int kWarpRows, int kWarpColumns, int kSplitCount, int kStageTerms,
+          bool kTermsInnerWanted>
 struct Tile {
   using Element = T;
   using Sum = Wide<T>;
@@ -61,7 +64,8 @@ struct Tile {
   static constexpr int kStage = kStageTerms;
   static constexpr int kThreads = kWarp * kWarpRows * kWarpColumns * kSplitCount;
   static constexpr int kSplitStage = kStage / kSplits;
-  static constexpr int kSumPitch = kColumns + 1;  // odd: both directions of the write-out avoid bank conflicts
+  static constexpr int kSumPitch =
+      kColumns + 1;  // odd: both directions of the write-out avoid bank conflicts
 
   struct Stage {
     Operand<T, kRows, kStage, kTermsInner> left;
@@ -99,8 +103,10 @@ struct Tile {
     }
   }
 
-  // 4 rows x 8 columns per lane; the columns are two groups of four, 16 apart, so that a warp reads 16 neighbours.
-  __device__ __forceinline__ void multiply_scalars(Stage& stage, int term, Sum (&sums)[kLaneSums]) const {
+  // 4 rows x 8 columns per lane; the columns are two groups of four, 16 apart, so that a warp reads
+  // 16 neighbours.
+  __device__ __forceinline__ void multiply_scalars(Stage& stage, int term,
+                                                   Sum (&sums)[kLaneSums]) const {
     constexpr int kLanes = kVectorLanes<T>;
     T left[4], right[8];
 #pragma unroll
@@ -111,8 +117,8 @@ struct Tile {
     }
 #pragma unroll
     for (int j = 0; j < 8; j += kLanes) {
-      const auto values =
-          load_vector<T, kLanes>(stage.right.at(first_column + j / 4 * 16 + lane % 4 * 4 + j % 4, term));
+      const auto values = load_vector<T, kLanes>(
+          stage.right.at(first_column + j / 4 * 16 + lane % 4 * 4 + j % 4, term));
 #pragma unroll
       for (int v = 0; v < kLanes; ++v) right[j + v] = values.lane[v];
     }
@@ -124,26 +130,31 @@ struct Tile {
   }
 
   // Two 16-row and four 8-column fragments of 16 terms.
-  __device__ __forceinline__ void multiply_matrices(Stage& stage, int term, Sum (&sums)[kLaneSums]) const {
+  __device__ __forceinline__ void multiply_matrices(Stage& stage, int term,
+                                                    Sum (&sums)[kLaneSums]) const {
     uint32_t left[2][4], right[2][4];
     const int eighth = lane / 8;  // which of the four 8x8 tiles this lane's address belongs to
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int row = first_row + i * 16, column = first_column + i * 16;
       if constexpr (kTermsInner) {
-        load_matrices(left[i], stage.left.at(row + eighth % 2 * 8 + lane % 8, term + eighth / 2 * 8));
-        load_matrices(right[i], stage.right.at(column + eighth / 2 * 8 + lane % 8, term + eighth % 2 * 8));
+        load_matrices(left[i],
+                      stage.left.at(row + eighth % 2 * 8 + lane % 8, term + eighth / 2 * 8));
+        load_matrices(right[i],
+                      stage.right.at(column + eighth / 2 * 8 + lane % 8, term + eighth % 2 * 8));
       } else {
-        load_matrices_transposed(left[i], stage.left.at(row + eighth % 2 * 8, term + eighth / 2 * 8 + lane % 8));
-        load_matrices_transposed(right[i], stage.right.at(column + eighth / 2 * 8, term + eighth % 2 * 8 + lane % 8));
+        load_matrices_transposed(
+            left[i], stage.left.at(row + eighth % 2 * 8, term + eighth / 2 * 8 + lane % 8));
+        load_matrices_transposed(
+            right[i], stage.right.at(column + eighth / 2 * 8, term + eighth % 2 * 8 + lane % 8));
       }
     }
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
-        multiply_add_16x8x16(sums + (i * 4 + j) * 4, left[i], right[j / 2][j % 2 * 2], right[j / 2][j % 2 * 2 + 1],
-                             T(0));
+        multiply_add_16x8x16(sums + (i * 4 + j) * 4, left[i], right[j / 2][j % 2 * 2],
+                             right[j / 2][j % 2 * 2 + 1], T(0));
       }
     }
   }
@@ -161,8 +172,8 @@ struct Tile {
 
 // The sum of all splits of one element, in order.
 template <class TileType>
-__device__ __forceinline__ typename TileType::Sum total_of(const typename TileType::Shared& shared, int row,
-                                                           int column) {
+__device__ __forceinline__ typename TileType::Sum total_of(const typename TileType::Shared& shared,
+                                                           int row, int column) {
   typename TileType::Sum total = shared.sums[row * TileType::kSumPitch + column];
 #pragma unroll
   for (int split = 1; split < TileType::kSplits; ++split) {
@@ -171,24 +182,28 @@ __device__ __forceinline__ typename TileType::Sum total_of(const typename TileTy
   return total;
 }
 
-// How a tile goes back to memory: element (row, column) to dest[row_offsets[row] + column_offsets[column]].
+// How a tile goes back to memory: element (row, column) to dest[row_offsets[row] +
+// column_offsets[column]].
 struct WriteOut {
   bool columns_first;  // neighbouring threads write neighbouring columns, else neighbouring rows
   bool vectors;        // kLanes columns are 16 aligned bytes; needs columns_first
 };
 
-// Sums to shared memory, splits added, bias added, rounded once, stored. All threads of the block must call it.
+// Sums to shared memory, splits added, bias added, rounded once, stored. All threads of the block
+// must call it.
 template <class TileType>
 __device__ __forceinline__ void write_tile(const TileType& tile, typename TileType::Shared& shared,
-                                           const typename TileType::Sum (&sums)[kLaneSums], const WriteOut& how,
-                                           const typename TileType::Element* bias, int64_t bias_stride,
-                                           typename TileType::Element* dest) {
+                                           const typename TileType::Sum (&sums)[kLaneSums],
+                                           const WriteOut& how,
+                                           const typename TileType::Element* bias,
+                                           int64_t bias_stride, typename TileType::Element* dest) {
   using T = typename TileType::Element;
   constexpr int kLanes = kVectorLanes<T>;
   __syncthreads();  // the stages are read, their memory becomes the sums'
 #pragma unroll
   for (int i = 0; i < kLaneSums; ++i) {
-    shared.sums[(tile.split * TileType::kRows + tile.row_of(i)) * TileType::kSumPitch + tile.column_of(i)] = sums[i];
+    shared.sums[(tile.split * TileType::kRows + tile.row_of(i)) * TileType::kSumPitch +
+                tile.column_of(i)] = sums[i];
   }
   __syncthreads();
 
@@ -197,10 +212,12 @@ __device__ __forceinline__ void write_tile(const TileType& tile, typename TileTy
     return Narrow<T>::from(bias == nullptr ? total : total + widen(bias[column * bias_stride]));
   };
   const int step = how.vectors ? kLanes : 1;
-  for (int i = threadIdx.x * step; i < TileType::kRows * TileType::kColumns; i += TileType::kThreads * step) {
+  for (int i = threadIdx.x * step; i < TileType::kRows * TileType::kColumns;
+       i += TileType::kThreads * step) {
     const int row = how.columns_first ? i / TileType::kColumns : i % TileType::kRows;
     const int column = how.columns_first ? i % TileType::kColumns : i / TileType::kRows;
-    const int64_t row_offset = shared.row_offsets[row], column_offset = shared.column_offsets[column];
+    const int64_t row_offset = shared.row_offsets[row],
+                  column_offset = shared.column_offsets[column];
     if (row_offset == kNowhere || column_offset == kNowhere) continue;
     T* to = dest + row_offset + column_offset;
     if (!how.vectors) {

@@ -4,10 +4,11 @@
 //
 // Letters: kernels/conv2d.h.
 //
-// conv2d_weight_grad_tiled_kernel: one block = a tile of kRows output channels x kColumns of (r,s,c) of one group, over
-// all n, p, q: no atomics and no workspace, so the order of every sum is fixed. The sum is long and the tiles are few;
-// therefore the warps of a block share the terms of every stage (kSplits) and small tiles are preferred.
-// Cost: 2 * N*P*Q * K * C/G * R*S FLOP; grad_output is read R*S*C/G / kColumns times, input K/G / kRows * R*S times.
+// conv2d_weight_grad_tiled_kernel: one block = a tile of kRows output channels x kColumns of
+// (r,s,c) of one group, over all n, p, q: no atomics and no workspace, so the order of every sum is
+// fixed. The sum is long and the tiles are few; therefore the warps of a block share the terms of
+// every stage (kSplits) and small tiles are preferred. Cost: 2 * N*P*Q * K * C/G * R*S FLOP;
+// grad_output is read R*S*C/G / kColumns times, input K/G / kRows * R*S times.
 #include "kernels/conv2d.h"
 #include "kernels/cuda/conv2d_correlation.h"
 #include "kernels/cuda/conv2d_gather.cuh"
@@ -31,13 +32,15 @@ struct TiledWeightGrad {
 };
 
 template <class T>
-__device__ __forceinline__ Reader<T> grad_output_reader(const TiledWeightGrad& tiled, int64_t group) {
+__device__ __forceinline__ Reader<T> grad_output_reader(const TiledWeightGrad& tiled,
+                                                        int64_t group) {
   const Conv2dShape& shape = tiled.shape;
   const int64_t* strides = shape.output.s;
   Reader<T> reader;
   reader.channels = static_cast<int>(shape.K / shape.G);
   reader.data = static_cast<const T*>(tiled.grad_output) + group * reader.channels * strides[1];
-  reader.along_n = strides[0], reader.along_c = strides[1], reader.along_h = strides[2], reader.along_w = strides[3];
+  reader.along_n = strides[0], reader.along_c = strides[1], reader.along_h = strides[2],
+  reader.along_w = strides[3];
   reader.H = static_cast<int>(shape.P), reader.W = static_cast<int>(shape.Q);
   reader.first_h = 0, reader.step_h = 1, reader.move_h = 0;
   reader.first_w = 0, reader.step_w = 1, reader.move_w = 0;
@@ -55,7 +58,8 @@ __device__ __forceinline__ Reader<T> input_reader(const TiledWeightGrad& tiled, 
   Reader<T> reader;
   reader.channels = narrow(shape.C / shape.G);
   reader.data = static_cast<const T*>(tiled.input) + group * reader.channels * strides[1];
-  reader.along_n = strides[0], reader.along_c = strides[1], reader.along_h = strides[2], reader.along_w = strides[3];
+  reader.along_n = strides[0], reader.along_c = strides[1], reader.along_h = strides[2],
+  reader.along_w = strides[3];
   reader.H = narrow(shape.H), reader.W = narrow(shape.W);
   reader.first_h = -narrow(window.pad_h), reader.step_h = narrow(window.stride_h);
   reader.first_w = -narrow(window.pad_w), reader.step_w = narrow(window.stride_w);
@@ -66,7 +70,8 @@ __device__ __forceinline__ Reader<T> input_reader(const TiledWeightGrad& tiled, 
 }
 
 template <class TileType>
-__device__ __forceinline__ void fill_offsets(const Conv2dShape& shape, int64_t first_row, int64_t first_column,
+__device__ __forceinline__ void fill_offsets(const Conv2dShape& shape, int64_t first_row,
+                                             int64_t first_column,
                                              typename TileType::Shared& shared) {
   const int thread = threadIdx.x;
   const int64_t* strides = shape.weight.s;
@@ -80,12 +85,14 @@ __device__ __forceinline__ void fill_offsets(const Conv2dShape& shape, int64_t f
     const int64_t tap = column / channels;
     const int64_t r = tap / shape.window.S, s = tap % shape.window.S;
     shared.column_offsets[thread] =
-        r < shape.window.R ? (column % channels) * strides[1] + r * strides[2] + s * strides[3] : kNowhere;
+        r < shape.window.R ? (column % channels) * strides[1] + r * strides[2] + s * strides[3]
+                           : kNowhere;
   }
 }
 
 template <class TileType>
-__global__ void __launch_bounds__(TileType::kThreads) conv2d_weight_grad_tiled_kernel(const TiledWeightGrad tiled) {
+__global__ void __launch_bounds__(TileType::kThreads)
+    conv2d_weight_grad_tiled_kernel(const TiledWeightGrad tiled) {
   using T = typename TileType::Element;
   constexpr int kLanes = kVectorLanes<T>;
   using RowGather = SpotGather<T, TileType::kRows, TileType::kStage, TileType::kThreads>;
@@ -102,8 +109,10 @@ __global__ void __launch_bounds__(TileType::kThreads) conv2d_weight_grad_tiled_k
   fill_offsets<TileType>(shape, first_row, first_column, shared);
 
   // The first stage
-  const Reader<T> rows = grad_output_reader<T>(tiled, group), columns = input_reader<T>(tiled, group);
-  const int images = static_cast<int>(shape.N), P = static_cast<int>(shape.P), Q = static_cast<int>(shape.Q);
+  const Reader<T> rows = grad_output_reader<T>(tiled, group),
+                  columns = input_reader<T>(tiled, group);
+  const int images = static_cast<int>(shape.N), P = static_cast<int>(shape.P),
+            Q = static_cast<int>(shape.Q);
   RowGather row_gather;
   ColumnGather column_gather;
   row_gather.start(rows, static_cast<int>(first_row), P, Q);
@@ -136,8 +145,10 @@ __global__ void __launch_bounds__(TileType::kThreads) conv2d_weight_grad_tiled_k
   }
 
   // Write
-  T* grad_weight = static_cast<T*>(tiled.grad_weight) + group * (shape.K / shape.G) * shape.weight.s[0];
-  write_tile<TileType>(tile, shared, sums, tiled.write_out, static_cast<const T*>(nullptr), 0, grad_weight);
+  T* grad_weight =
+      static_cast<T*>(tiled.grad_weight) + group * (shape.K / shape.G) * shape.weight.s[0];
+  write_tile<TileType>(tile, shared, sums, tiled.write_out, static_cast<const T*>(nullptr), 0,
+                       grad_weight);
 }
 
 template <class T>
@@ -151,7 +162,8 @@ struct Tiles<double> {
   using Small = Tile<double, 1, 1, 4, 16, false>;
 };
 
-constexpr int64_t kEnoughBlocks = 128;  // about one per multiprocessor: an A100 has 108, an H100 132
+constexpr int64_t kEnoughBlocks =
+    128;  // about one per multiprocessor: an A100 has 108, an H100 132
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -159,7 +171,8 @@ template <class TileType>
 int64_t lay_tiles(TiledWeightGrad& tiled) {
   const Conv2dShape& shape = tiled.shape;
   tiled.row_tiles = ceil_div(shape.K / shape.G, TileType::kRows);
-  tiled.column_tiles = ceil_div(shape.C / shape.G * shape.window.R * shape.window.S, TileType::kColumns);
+  tiled.column_tiles =
+      ceil_div(shape.C / shape.G * shape.window.R * shape.window.S, TileType::kColumns);
   return tiled.row_tiles * tiled.column_tiles * shape.G;
 }
 
@@ -179,7 +192,8 @@ const char* weight_grad_tiled(TiledWeightGrad& tiled, void* stream) {
       moves_in_vectors(tiled.grad_output, shape.output, 1, shape.K / shape.G, kLanes, sizeof(T));
   tiled.input_vectors = moves_in_vectors(tiled.input, shape.input, 1, channels, kLanes, sizeof(T));
   tiled.write_out.columns_first = shape.weight.s[1] <= shape.weight.s[0];
-  tiled.write_out.vectors = moves_in_vectors(tiled.grad_weight, shape.weight, 1, channels, kLanes, sizeof(T));
+  tiled.write_out.vectors =
+      moves_in_vectors(tiled.grad_weight, shape.weight, 1, channels, kLanes, sizeof(T));
   if (lay_tiles<typename Tiles<T>::Large>(tiled) >= kEnoughBlocks) {
     return launch_tiled<typename Tiles<T>::Large>(tiled, stream);
   }

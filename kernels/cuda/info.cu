@@ -7,7 +7,8 @@ namespace cuda {
 
 namespace {
 
-// Launched by nobody: the runtime looks up its image to tell whether this library holds code for a device.
+// Launched by nobody: the runtime looks up its image to tell whether this library holds code for a
+// device.
 struct Nothing {};
 __global__ void info_image_kernel(const Nothing) {}
 

@@ -1,4 +1,5 @@
-// Which CUDA devices there are, and whether our kernels can run on them. Nothing here throws or needs a driver.
+// Which CUDA devices there are, and whether our kernels can run on them. Nothing here throws or
+// needs a driver.
 #pragma once
 
 // The doors call these from outside of the kernel library.
@@ -9,10 +10,12 @@ namespace cuda {
 // 0 without a driver or a device.
 int device_count();
 
-// Null when kernels can run on `device`; else a text that says why not. Creates the device's context.
+// Null when kernels can run on `device`; else a text that says why not. Creates the device's
+// context.
 const char* probe(int device);
 
-// Makes `device` current for this thread. Returns the device that was current, or the CUDA error code negated.
+// Makes `device` current for this thread. Returns the device that was current, or the CUDA error
+// code negated.
 int set_device(int device);
 
 }  // namespace cuda

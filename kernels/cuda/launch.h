@@ -7,19 +7,21 @@
 namespace fastconv {
 namespace cuda {
 
-constexpr int64_t kMaxBlocks = (int64_t{1} << 31) - 1;  // of a one-dimensional grid, CUDA programming guide, table 30
+constexpr int64_t kMaxBlocks =
+    (int64_t{1} << 31) - 1;  // of a one-dimensional grid, CUDA programming guide, table 30
 
-// Queues `blocks` blocks of `threads` threads with `shared_bytes` of dynamic shared memory; a kernel takes one struct.
-// Returns null, or the text of the CUDA error. No blocks: nothing is queued.
+// Queues `blocks` blocks of `threads` threads with `shared_bytes` of dynamic shared memory; a
+// kernel takes one struct. Returns null, or the text of the CUDA error. No blocks: nothing is
+// queued.
 template <class Parameters>
-const char* launch(void (*kernel)(const Parameters), int64_t blocks, int threads, size_t shared_bytes, void* stream,
-                   const Parameters& parameters) {
+const char* launch(void (*kernel)(const Parameters), int64_t blocks, int threads,
+                   size_t shared_bytes, void* stream, const Parameters& parameters) {
   if (blocks <= 0) return nullptr;
   if (blocks > kMaxBlocks) return cudaGetErrorString(cudaErrorInvalidConfiguration);
   void* arguments[] = {const_cast<Parameters*>(&parameters)};
-  const cudaError_t error =
-      cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)), arguments,
-                       shared_bytes, static_cast<cudaStream_t>(stream));
+  const cudaError_t error = cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)),
+                                             dim3(static_cast<unsigned>(threads)), arguments,
+                                             shared_bytes, static_cast<cudaStream_t>(stream));
   if (error == cudaSuccess) return nullptr;
   cudaGetLastError();  // takes the error off the thread, so that a later call does not find it
   return cudaGetErrorString(error);

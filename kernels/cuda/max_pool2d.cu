@@ -1,14 +1,16 @@
 // max_pool2d on CUDA, forward.
 //
-//   output[n,c,p,q] = max_{r,s} input[n,c,h,w]     h = p * stride_h - pad_h + r * dilation_h, w likewise
+//   output[n,c,p,q] = max_{r,s} input[n,c,h,w]
+//   with  h = p * stride_h - pad_h + r * dilation_h,  w likewise
 //
 // Letters and the rules for NaN, ties and windows in the padding: kernels/max_pool2d.h.
 //
-// max_pool2d_forward_kernel: one thread = kLanes neighbouring channels of one output pixel (channels_last, 16-byte
-// accesses), or one output element of any layout (kLanes = 1; threads follow the fastest axis of the output).
-// max_pool2d_forward_pairs_kernel: windows two columns wide, two columns apart, in rows without padding; one thread =
-// 16 bytes of every row of its windows, which are kVectorLanes / 2 outputs.
-// Cost: every input element is read from memory once (overlapping windows meet in L1), every output written once.
+// max_pool2d_forward_kernel: one thread = kLanes neighbouring channels of one output pixel
+// (channels_last, 16-byte accesses), or one output element of any layout (kLanes = 1; threads
+// follow the fastest axis of the output). max_pool2d_forward_pairs_kernel: windows two columns
+// wide, two columns apart, in rows without padding; one thread = 16 bytes of every row of its
+// windows, which are kVectorLanes / 2 outputs. Cost: every input element is read from memory once
+// (overlapping windows meet in L1), every output written once.
 #include "kernels/max_pool2d.h"
 
 #include <limits>
@@ -24,11 +26,12 @@ namespace {
 
 template <class T>
 __device__ __forceinline__ T lowest() {
-  return std::numeric_limits<T>::has_infinity ? -std::numeric_limits<T>::infinity() : std::numeric_limits<T>::lowest();
+  return std::numeric_limits<T>::has_infinity ? -std::numeric_limits<T>::infinity()
+                                              : std::numeric_limits<T>::lowest();
 }
 
-// The largest element so far, and where it was. The first element is always taken, so that a window of -inf alone has
-// the index of its first element; later ones must be larger, or NaN.
+// The largest element so far, and where it was. The first element is always taken, so that a window
+// of -inf alone has the index of its first element; later ones must be larger, or NaN.
 template <class T, class Index>
 struct Largest {
   Wide<T> value;
@@ -43,7 +46,8 @@ struct Largest {
   }
 };
 
-// The row (or column) of the first tap that is not before the input: few steps, as padding is at most half a window.
+// The row (or column) of the first tap that is not before the input: few steps, as padding is at
+// most half a window.
 template <class Index>
 __device__ __forceinline__ int64_t first_inside(Index start, Index dilation) {
   while (start < 0) start += dilation;
@@ -59,7 +63,8 @@ __device__ __forceinline__ void store_values(T* to, const Largest<T, Index> (&la
 }
 
 template <int kLanes, class T, class Index>
-__device__ __forceinline__ void store_indices(int64_t* to, const Largest<T, Index> (&largest)[kLanes]) {
+__device__ __forceinline__ void store_indices(int64_t* to,
+                                              const Largest<T, Index> (&largest)[kLanes]) {
   constexpr int kPerStore = kLanes > 1 ? 2 : 1;
 #pragma unroll
   for (int v = 0; v < kLanes; v += kPerStore) {
@@ -71,7 +76,8 @@ __device__ __forceinline__ void store_indices(int64_t* to, const Largest<T, Inde
 }
 
 template <class T, int kLanes, class Index, bool kWithIndices>
-__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>) max_pool2d_forward_kernel(const Pool<Index> pool) {
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>)
+    max_pool2d_forward_kernel(const Pool<Index> pool) {
   // Which output
   const int64_t thread = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
   if (thread >= pool.count) return;
@@ -79,7 +85,8 @@ __global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>) max_pool2d_f
   const Index channel = at.c * (pool.channels_last ? kLanes : 1);
   const Index start_h = at.y * pool.stride_h - pool.pad_h;
   const Index start_w = at.x * pool.stride_w - pool.pad_w;
-  const T* plane = static_cast<const T*>(pool.values) + at.n * pool.input[0] + channel * pool.input[1];
+  const T* plane =
+      static_cast<const T*>(pool.values) + at.n * pool.input[0] + channel * pool.input[1];
 
   // A window without a tap inside keeps this
   Largest<T, Index> largest[kLanes];
@@ -102,7 +109,8 @@ __global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>) max_pool2d_f
   }
 
   // Write
-  store_values(static_cast<T*>(pool.result) + offset_of(pool.output, at.n, channel, at.y, at.x), largest);
+  store_values(static_cast<T*>(pool.result) + offset_of(pool.output, at.n, channel, at.y, at.x),
+               largest);
   if constexpr (kWithIndices) {
     int64_t* where = pool.indices + offset_of(pool.index_strides, at.n, channel, at.y, at.x);
     if (first) {
@@ -117,7 +125,8 @@ __global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>) max_pool2d_f
 }
 
 template <class T, class Index, bool kWithIndices>
-__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>) max_pool2d_forward_pairs_kernel(const Pool<Index> pool) {
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>)
+    max_pool2d_forward_pairs_kernel(const Pool<Index> pool) {
   constexpr int kOutputs = kVectorLanes<T> / 2;
 
   // Which outputs
@@ -126,7 +135,8 @@ __global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>) max_pool2d_f
   const Place<Index> at = place_of(pool, static_cast<Index>(thread), pool.P, pool.Q / kOutputs);
   const Index q = at.x * kOutputs;
   const Index start_h = at.y * pool.stride_h - pool.pad_h;
-  const T* row = static_cast<const T*>(pool.values) + offset_of(pool.input, at.n, at.c, Index{0}, 2 * q);
+  const T* row =
+      static_cast<const T*>(pool.values) + offset_of(pool.input, at.n, at.c, Index{0}, 2 * q);
 
   Largest<T, Index> largest[kOutputs];
 #pragma unroll
@@ -151,7 +161,8 @@ __global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>) max_pool2d_f
     int64_t* where = pool.indices + offset_of(pool.index_strides, at.n, at.c, at.y, q);
     if (first) {
 #pragma unroll
-      for (int v = 0; v < kOutputs; ++v) where[v] = first_inside(start_h, pool.dilation_h) * pool.W + 2 * (q + v);
+      for (int v = 0; v < kOutputs; ++v)
+        where[v] = first_inside(start_h, pool.dilation_h) * pool.W + 2 * (q + v);
     } else {
       store_indices(where, largest);
     }
@@ -159,7 +170,8 @@ __global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>) max_pool2d_f
 }
 
 // May a thread take 16 bytes of neighbouring channels?
-bool vectors_of_channels(const MaxPool2dShape& shape, const void* input, const void* output, const int64_t* indices) {
+bool vectors_of_channels(const MaxPool2dShape& shape, const void* input, const void* output,
+                         const int64_t* indices) {
   const int64_t bytes = size_of(shape.dtype);
   const int64_t lanes = kVectorBytes / bytes;
   return moves_in_vectors(input, shape.input, 1, shape.C, lanes, bytes) &&
@@ -168,15 +180,18 @@ bool vectors_of_channels(const MaxPool2dShape& shape, const void* input, const v
 }
 
 // May a thread take 16 bytes of a row, which are whole windows?
-bool vectors_of_windows(const MaxPool2dShape& shape, const void* input, const void* output, const int64_t* indices) {
+bool vectors_of_windows(const MaxPool2dShape& shape, const void* input, const void* output,
+                        const int64_t* indices) {
   const Window2d& window = shape.window;
-  if (window.S != 2 || window.stride_w != 2 || window.dilation_w != 1 || window.pad_w != 0) return false;
+  if (window.S != 2 || window.stride_w != 2 || window.dilation_w != 1 || window.pad_w != 0)
+    return false;
   if (2 * shape.Q > shape.W) return false;
   const int64_t bytes = size_of(shape.dtype);
   const int64_t outputs = kVectorBytes / bytes / 2;
   return moves_in_vectors(input, shape.input, 3, 2 * shape.Q, 2 * outputs, bytes) &&
          moves_in_vectors(output, shape.output, 3, shape.Q, outputs, bytes) &&
-         (indices == nullptr || moves_in_vectors(indices, shape.indices, 3, shape.Q, outputs > 1 ? 2 : 1, 8));
+         (indices == nullptr ||
+          moves_in_vectors(indices, shape.indices, 3, shape.Q, outputs > 1 ? 2 : 1, 8));
 }
 
 template <class T, int kLanes, class Index>
@@ -194,7 +209,8 @@ const char* launch_forward_pairs(const Pool<int32_t>& pool, void* stream) {
 }
 
 template <class T>
-const char* forward(const MaxPool2dShape& shape, const void* input, void* output, int64_t* indices, void* stream) {
+const char* forward(const MaxPool2dShape& shape, const void* input, void* output, int64_t* indices,
+                    void* stream) {
   constexpr int kLanes = kVectorLanes<T>;
   const int64_t outputs = shape.N * shape.C * shape.P * shape.Q;
   if (!fits_int32(shape)) {
@@ -220,15 +236,18 @@ const char* forward(const MaxPool2dShape& shape, const void* input, void* output
 
 }  // namespace
 
-const char* max_pool2d_forward(const MaxPool2dShape& shape, const void* input, void* output, int64_t* indices,
-                               void* stream) {
+const char* max_pool2d_forward(const MaxPool2dShape& shape, const void* input, void* output,
+                               int64_t* indices, void* stream) {
   const int64_t bytes = size_of(shape.dtype);
   return in_pieces(shape, [&](const MaxPool2dShape& piece, int64_t n, int64_t c) {
-    const void* piece_input = static_cast<const char*>(input) + offset_of(shape.input, n, c) * bytes;
+    const void* piece_input =
+        static_cast<const char*>(input) + offset_of(shape.input, n, c) * bytes;
     void* piece_output = static_cast<char*>(output) + offset_of(shape.output, n, c) * bytes;
-    int64_t* piece_indices = indices == nullptr ? nullptr : indices + offset_of(shape.indices, n, c);
+    int64_t* piece_indices =
+        indices == nullptr ? nullptr : indices + offset_of(shape.indices, n, c);
     return with_any(shape.dtype, [&](auto tag) {
-      return forward<typename decltype(tag)::Type>(piece, piece_input, piece_output, piece_indices, stream);
+      return forward<typename decltype(tag)::Type>(piece, piece_input, piece_output, piece_indices,
+                                                   stream);
     });
   });
 }

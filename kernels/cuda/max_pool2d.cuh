@@ -15,22 +15,24 @@ constexpr int kPoolThreads = 256;
 template <class Index>
 constexpr int kPoolBlocks = sizeof(Index) == 4 ? 3 : 2;
 
-// A MaxPool2dShape with the pointers, in the index type that the tensors need. Divisions and products of 64 bits cost
-// several times those of 32, so int64_t is only for what in_pieces cannot cut small enough.
+// A MaxPool2dShape with the pointers, in the index type that the tensors need. Divisions and
+// products of 64 bits cost several times those of 32, so int64_t is only for what in_pieces cannot
+// cut small enough.
 template <class Index>
 struct Pool {
-  const void* values;        // forward: input, backward: grad_output
-  void* result;              // forward: output, backward: grad_input
-  int64_t* indices;          // forward writes them, backward reads them
-  Index count;               // threads that have work
-  Index C, H, W, P, Q;       // C in units of a thread's channels
+  const void* values;   // forward: input, backward: grad_output
+  void* result;         // forward: output, backward: grad_input
+  int64_t* indices;     // forward writes them, backward reads them
+  Index count;          // threads that have work
+  Index C, H, W, P, Q;  // C in units of a thread's channels
   Index R, S, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
   Index input[4], output[4], index_strides[4];
-  bool channels_last;        // neighbouring threads work on neighbouring channels, else on neighbouring columns
+  bool channels_last;  // neighbouring threads: neighbouring channels, else columns
 };
 
 template <class Index>
-Pool<Index> pool_of(const MaxPool2dShape& shape, const void* values, void* result, int64_t* indices) {
+Pool<Index> pool_of(const MaxPool2dShape& shape, const void* values, void* result,
+                    int64_t* indices) {
   const auto narrow = [](int64_t x) { return static_cast<Index>(x); };
   const Window2d& window = shape.window;
   Pool<Index> pool{};
@@ -77,7 +79,8 @@ inline int64_t offset_of(const Strides4& strides, int64_t n, int64_t c) {
   return n * strides.s[0] + c * strides.s[1];
 }
 
-// Calls body(piece, first n, first c) for pieces of the batch, then of the channels, that fit_int32, or are one plane.
+// Calls body(piece, first n, first c) for pieces of the batch, then of the channels, that
+// fit_int32, or are one plane.
 template <class Body>
 const char* in_pieces(const MaxPool2dShape& shape, const Body& body, int64_t n = 0, int64_t c = 0) {
   using Extent = int64_t MaxPool2dShape::*;
@@ -88,7 +91,8 @@ const char* in_pieces(const MaxPool2dShape& shape, const Body& body, int64_t n =
   back.*axis -= front.*axis;
   const char* error = in_pieces(front, body, n, c);
   if (error != nullptr) return error;
-  return shape.N > 1 ? in_pieces(back, body, n + front.N, c) : in_pieces(back, body, n, c + front.C);
+  return shape.N > 1 ? in_pieces(back, body, n + front.N, c)
+                     : in_pieces(back, body, n, c + front.C);
 }
 
 inline int64_t blocks_for(int64_t threads) { return (threads + kPoolThreads - 1) / kPoolThreads; }
@@ -100,7 +104,8 @@ struct Place {
 
 // The thread's place in a tensor of [N, C, height, width], fastest axis first.
 template <class Index>
-__device__ __forceinline__ Place<Index> place_of(const Pool<Index>& pool, Index i, Index height, Index width) {
+__device__ __forceinline__ Place<Index> place_of(const Pool<Index>& pool, Index i, Index height,
+                                                 Index width) {
   Place<Index> at;
   if (pool.channels_last) at.c = take_axis(i, pool.C);
   at.x = take_axis(i, width);
@@ -111,7 +116,8 @@ __device__ __forceinline__ Place<Index> place_of(const Pool<Index>& pool, Index 
 }
 
 template <class Index>
-__device__ __forceinline__ Index offset_of(const Index (&strides)[4], Index n, Index c, Index y, Index x) {
+__device__ __forceinline__ Index offset_of(const Index (&strides)[4], Index n, Index c, Index y,
+                                           Index x) {
   return n * strides[0] + c * strides[1] + y * strides[2] + x * strides[3];
 }
 

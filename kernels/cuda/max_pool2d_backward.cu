@@ -1,16 +1,22 @@
-// max_pool2d on CUDA, backward: a gather, so that no atomics are needed and every sum has one order.
+// max_pool2d on CUDA, backward: a gather, so that no atomics are needed and every sum has one
+// order.
 //
-//   grad_input[n,c,h,w] = sum of grad_output[n,c,p,q] over the p, q, row-major, whose indices[n,c,p,q] == h * W + w
+//   grad_input[n,c,h,w] = sum of grad_output[n,c,p,q] over the p, q, in row-major order,
+//                         whose indices[n,c,p,q] == h * W + w
 //
 // Letters: kernels/max_pool2d.h.
 //
-// When the shape names a window of more than one element, only the windows that cover h, w can have taken it:
-//   max_pool2d_backward_channels_kernel: one thread = 16 bytes of neighbouring channels of one input pixel.
-//   max_pool2d_backward_columns_kernel: one thread = kLanes neighbouring columns of one input row, any layout if 1.
-//   Cost: ceil(R / stride_h) * ceil(S / stride_w) indices per element, from L1 but for the first touch.
+// When the shape names a window of more than one element, only the windows that cover h, w can have
+// taken it:
+//   max_pool2d_backward_channels_kernel: one thread = 16 bytes of neighbouring channels of an input
+//   pixel.
+//   max_pool2d_backward_columns_kernel: one thread = kLanes neighbouring columns of one input row;
+//   any layout if kLanes is 1.
+//   Cost: ceil(R / stride_h) * ceil(S / stride_w) indices per element, from L1 but for the first
+//   touch.
 // When it does not (R * S <= 1: whoever calls knows the indices alone), an index may lie anywhere:
-//   max_pool2d_backward_scan_kernel: one block = 32 planes (n,c) x a band of input positions whose sums are in shared
-//   memory; one thread = one plane, whose indices it reads from first to last.
+//   max_pool2d_backward_scan_kernel: one block = 32 planes (n,c) x a band of input positions whose
+//   sums are in shared memory; one thread = one plane, whose indices it reads from first to last.
 //   Cost: every index is read ceil(H * W / band) times.
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/launch.h"
@@ -30,8 +36,9 @@ struct Windows {
 };
 
 template <class Index>
-__device__ __forceinline__ Windows<Index> windows_over(Index first, Index last, Index taps, Index stride, Index pad,
-                                                       Index dilation, Index outputs) {
+__device__ __forceinline__ Windows<Index> windows_over(Index first, Index last, Index taps,
+                                                       Index stride, Index pad, Index dilation,
+                                                       Index outputs) {
   const Index behind = first + pad - (taps - 1) * dilation;
   const Index begin = behind <= 0 ? 0 : quotient(behind + stride - 1, stride);
   const Index end = quotient(last + pad, stride) + 1;
@@ -47,7 +54,8 @@ __device__ __forceinline__ void store_sums(T* to, const Wide<T> (&sums)[kLanes])
 }
 
 template <class T, class Index>
-__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>) max_pool2d_backward_channels_kernel(const Pool<Index> pool) {
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>)
+    max_pool2d_backward_channels_kernel(const Pool<Index> pool) {
   constexpr int kLanes = kVectorLanes<T>;
 
   // Which input pixel, and the windows over it
@@ -76,11 +84,13 @@ __global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>) max_pool2d_b
       }
     }
   }
-  store_sums<T, kLanes, Index>(static_cast<T*>(pool.result) + offset_of(pool.input, at.n, channel, at.y, at.x), sums);
+  store_sums<T, kLanes, Index>(
+      static_cast<T*>(pool.result) + offset_of(pool.input, at.n, channel, at.y, at.x), sums);
 }
 
 template <class T, int kLanes, class Index>
-__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>) max_pool2d_backward_columns_kernel(const Pool<Index> pool) {
+__global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>)
+    max_pool2d_backward_columns_kernel(const Pool<Index> pool) {
   // Which input columns, and the windows over them
   const int64_t thread = int64_t{blockIdx.x} * kPoolThreads + threadIdx.x;
   if (thread >= pool.count) return;
@@ -106,7 +116,8 @@ __global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>) max_pool2d_b
       }
     }
   }
-  store_sums<T, kLanes, Index>(static_cast<T*>(pool.result) + offset_of(pool.input, at.n, at.c, at.y, w), sums);
+  store_sums<T, kLanes, Index>(
+      static_cast<T*>(pool.result) + offset_of(pool.input, at.n, at.c, at.y, w), sums);
 }
 
 constexpr int kScanPlanes = 32;
@@ -141,12 +152,14 @@ __global__ void __launch_bounds__(kScanPlanes) max_pool2d_backward_scan_kernel(c
 
   // Every output, row-major
   const int64_t* indices = scan.indices + n * shape.indices.s[0] + c * shape.indices.s[1];
-  const T* gradients = static_cast<const T*>(scan.grad_output) + n * shape.output.s[0] + c * shape.output.s[1];
+  const T* gradients =
+      static_cast<const T*>(scan.grad_output) + n * shape.output.s[0] + c * shape.output.s[1];
   for (int64_t p = 0; p < shape.P; ++p) {
     for (int64_t q = 0; q < shape.Q; ++q) {
       const int64_t position = indices[p * shape.indices.s[2] + q * shape.indices.s[3]] - first;
       if (position < 0 || position >= positions) continue;
-      sums[position * kScanPlanes] += widen(gradients[p * shape.output.s[2] + q * shape.output.s[3]]);
+      sums[position * kScanPlanes] +=
+          widen(gradients[p * shape.output.s[2] + q * shape.output.s[3]]);
     }
   }
 
@@ -160,27 +173,29 @@ __global__ void __launch_bounds__(kScanPlanes) max_pool2d_backward_scan_kernel(c
 }
 
 template <class T>
-const char* backward_scan(const MaxPool2dShape& shape, const void* grad_output, const int64_t* indices,
-                          void* grad_input, void* stream) {
+const char* backward_scan(const MaxPool2dShape& shape, const void* grad_output,
+                          const int64_t* indices, void* grad_input, void* stream) {
   const int64_t bands = (shape.H * shape.W + kScanBand<T> - 1) / kScanBand<T>;
   const int64_t planes = (shape.N * shape.C + kScanPlanes - 1) / kScanPlanes;
   const Scan scan{shape, grad_output, indices, grad_input, bands};
-  return launch(max_pool2d_backward_scan_kernel<T>, planes * bands, kScanPlanes, kScanBytes, stream, scan);
+  return launch(max_pool2d_backward_scan_kernel<T>, planes * bands, kScanPlanes, kScanBytes, stream,
+                scan);
 }
 
 template <class T>
-const char* backward_gather(const MaxPool2dShape& shape, const void* grad_output, const int64_t* indices,
-                            void* grad_input, void* stream) {
+const char* backward_gather(const MaxPool2dShape& shape, const void* grad_output,
+                            const int64_t* indices, void* grad_input, void* stream) {
   constexpr int kLanes = kVectorLanes<T>;
   const int64_t bytes = sizeof(T);
   const int64_t elements = shape.N * shape.C * shape.H * shape.W;
-  int64_t* read_indices = const_cast<int64_t*>(indices);  // Pool serves forward too, which writes them
+  int64_t* read_indices =
+      const_cast<int64_t*>(indices);  // Pool serves forward too, which writes them
   if (!fits_int32(shape)) {
     Pool<int64_t> pool = pool_of<int64_t>(shape, grad_output, grad_input, read_indices);
     pool.channels_last = shape.input.s[1] < shape.input.s[3];
     pool.count = elements;
-    return launch(max_pool2d_backward_columns_kernel<T, 1, int64_t>, blocks_for(elements), kPoolThreads, 0, stream,
-                  pool);
+    return launch(max_pool2d_backward_columns_kernel<T, 1, int64_t>, blocks_for(elements),
+                  kPoolThreads, 0, stream, pool);
   }
   Pool<int32_t> pool = pool_of<int32_t>(shape, grad_output, grad_input, read_indices);
   if (moves_in_vectors(grad_input, shape.input, 1, shape.C, kLanes, bytes) &&
@@ -189,34 +204,36 @@ const char* backward_gather(const MaxPool2dShape& shape, const void* grad_output
     pool.channels_last = true;
     pool.C /= kLanes;
     pool.count = static_cast<int32_t>(elements / kLanes);
-    return launch(max_pool2d_backward_channels_kernel<T, int32_t>, blocks_for(pool.count), kPoolThreads, 0, stream,
-                  pool);
+    return launch(max_pool2d_backward_channels_kernel<T, int32_t>, blocks_for(pool.count),
+                  kPoolThreads, 0, stream, pool);
   }
   if (moves_in_vectors(grad_input, shape.input, 3, shape.W, kLanes, bytes)) {
     pool.channels_last = false;
     pool.count = static_cast<int32_t>(elements / kLanes);
-    return launch(max_pool2d_backward_columns_kernel<T, kLanes, int32_t>, blocks_for(pool.count), kPoolThreads, 0,
-                  stream, pool);
+    return launch(max_pool2d_backward_columns_kernel<T, kLanes, int32_t>, blocks_for(pool.count),
+                  kPoolThreads, 0, stream, pool);
   }
   pool.channels_last = shape.input.s[1] < shape.input.s[3];
   pool.count = static_cast<int32_t>(elements);
-  return launch(max_pool2d_backward_columns_kernel<T, 1, int32_t>, blocks_for(pool.count), kPoolThreads, 0, stream,
-                pool);
+  return launch(max_pool2d_backward_columns_kernel<T, 1, int32_t>, blocks_for(pool.count),
+                kPoolThreads, 0, stream, pool);
 }
 
 }  // namespace
 
-const char* max_pool2d_backward(const MaxPool2dShape& shape, const void* grad_output, const int64_t* indices,
-                                void* grad_input, void* stream) {
+const char* max_pool2d_backward(const MaxPool2dShape& shape, const void* grad_output,
+                                const int64_t* indices, void* grad_input, void* stream) {
   const int64_t bytes = size_of(shape.dtype);
   return in_pieces(shape, [&](const MaxPool2dShape& piece, int64_t n, int64_t c) {
-    const void* piece_output = static_cast<const char*>(grad_output) + offset_of(shape.output, n, c) * bytes;
+    const void* piece_output =
+        static_cast<const char*>(grad_output) + offset_of(shape.output, n, c) * bytes;
     const int64_t* piece_indices = indices + offset_of(shape.indices, n, c);
     void* piece_input = static_cast<char*>(grad_input) + offset_of(shape.input, n, c) * bytes;
     return with_floating(shape.dtype, [&](auto tag) {
       using T = typename decltype(tag)::Type;
-      return shape.window.R * shape.window.S <= 1 ? backward_scan<T>(piece, piece_output, piece_indices, piece_input, stream)
-                                : backward_gather<T>(piece, piece_output, piece_indices, piece_input, stream);
+      return shape.window.R * shape.window.S <= 1
+                 ? backward_scan<T>(piece, piece_output, piece_indices, piece_input, stream)
+                 : backward_gather<T>(piece, piece_output, piece_indices, piece_input, stream);
     });
   });
 }

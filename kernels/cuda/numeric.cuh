@@ -1,4 +1,5 @@
-// What the kernels compute in, how they move 16 bytes at once, and how a run-time DType becomes a template argument.
+// What the kernels compute in, how they move 16 bytes at once, and how a run-time DType becomes a
+// template argument.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -13,7 +14,8 @@
 namespace fastconv {
 namespace cuda {
 
-// The type that elements are compared and summed in: float32 for the 16-bit floating types, else the type itself.
+// The type that elements are compared and summed in: float32 for the 16-bit floating types, else
+// the type itself.
 __device__ __forceinline__ float widen(__half x) { return __half2float(x); }
 __device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162float(x); }
 template <class T>
@@ -55,7 +57,8 @@ constexpr int kVectorBytes = 16;
 template <class T>
 constexpr int kVectorLanes = kVectorBytes / static_cast<int>(sizeof(T));
 
-// Neighbouring elements that travel together; `from` must be aligned to the whole when they are 16 bytes.
+// Neighbouring elements that travel together; `from` must be aligned to the whole when they are 16
+// bytes.
 template <class T, int kCount>
 struct Vector {
   T lane[kCount];
@@ -94,8 +97,8 @@ __device__ __forceinline__ void store_vector(T* to, const Vector<T, kCount>& val
 }
 
 // Can every vector that starts at a multiple of `lanes` along axis `along` be moved at once?
-inline bool moves_in_vectors(const void* data, const Strides4& strides, int along, int64_t extent, int lanes,
-                             int64_t element_bytes) {
+inline bool moves_in_vectors(const void* data, const Strides4& strides, int along, int64_t extent,
+                             int lanes, int64_t element_bytes) {
   if (strides.s[along] != 1 || extent % lanes != 0) return false;
   for (int axis = 0; axis < 4; ++axis) {
     if (axis != along && strides.s[axis] % lanes != 0) return false;
@@ -113,8 +116,9 @@ inline int64_t reach(const Strides4& strides, int64_t a, int64_t b, int64_t c, i
   return sum;
 }
 
-// a / b for a >= 0, b >= 1. Where 32 bits do not hold them, by long division: the compiler's own 64-bit division is a
-// call, and what a call must save would spill. That path is for tensors of 2^31 elements that cannot be cut smaller.
+// a / b for a >= 0, b >= 1. Where 32 bits do not hold them, by long division: the compiler's own
+// 64-bit division is a call, and what a call must save would spill. That path is for tensors of
+// 2^31 elements that cannot be cut smaller.
 template <class Index>
 __host__ __device__ constexpr Index quotient(Index a, Index b) {
   if (sizeof(Index) == 4 || ((static_cast<uint64_t>(a) | static_cast<uint64_t>(b)) >> 32) == 0) {

@@ -22,7 +22,7 @@ FLAGS = [
     *("-Wall", "-Wno-unknown-pragmas", "-Wno-attributes", "-Werror"),
     *("-I", str(HERE / "include"), "-I", str(HERE), "-I", str(ROOT)),
 ]
-# Every access of a kernel becomes a call, which memory.cpp answers: no sanitizer's runtime takes part.
+# Every access of a kernel becomes a call, which memory.cpp answers: no sanitizer's runtime is used.
 INSTRUMENTED = [
     *("-x", "c++", "-fsanitize=kernel-address"),
     *("--param", "asan-instrumentation-with-call-threshold=0"),
@@ -66,7 +66,7 @@ def _digest() -> str:
 
 
 def build() -> Path:
-    """Compiles the emulator and all kernels into one library; a finished one is kept for the next run."""
+    """Compiles emulator and kernels into one library; a finished one is kept for the next run."""
     folder = Path(tempfile.gettempdir()) / f"fastconv_cuda_emulator_{os.getuid()}"
     library = folder / f"{_digest()}.so"
     if library.is_file():

@@ -62,7 +62,8 @@ std::string failure;
 void resume(int thread) {
   Fiber& fiber = fibers[thread];
   current = thread;
-  threadIdx = {thread % blockDim.x, thread / blockDim.x % blockDim.y, thread / (blockDim.x * blockDim.y)};
+  threadIdx = {thread % blockDim.x, thread / blockDim.x % blockDim.y,
+               thread / (blockDim.x * blockDim.y)};
   if (_setjmp(scheduler) != 0) return;
   if (!fiber.fresh) _longjmp(fiber.resume, 1);
   fiber.fresh = false;
@@ -93,7 +94,8 @@ std::string at(const void* place) {
 void describe(const std::string& what, int thread, const void* place) {
   char text[128];
   std::snprintf(text, sizeof(text), ", block %u, thread %d, ", blockIdx.x, thread);
-  failure = what + ": kernel " + at(reinterpret_cast<const void*>(running->kernel)) + text + at(place);
+  failure =
+      what + ": kernel " + at(reinterpret_cast<const void*>(running->kernel)) + text + at(place);
 }
 
 // All threads of the block wait at the same barrier; lets them go.
@@ -133,8 +135,9 @@ bool run_block() {
     if (!failure.empty()) return false;
     for (int thread = 0; thread < thread_count; ++thread) {
       if (fibers[thread].wait == Wait::kDone) continue;
-      describe(fibers[thread].wait == Wait::kBlock ? "divergent barrier: not all threads of the block reach it"
-                                                   : "divergent collective: not all lanes of the mask reach it",
+      describe(fibers[thread].wait == Wait::kBlock
+                   ? "divergent barrier: not all threads of the block reach it"
+                   : "divergent collective: not all lanes of the mask reach it",
                thread, fibers[thread].place);
       return false;
     }
@@ -145,7 +148,8 @@ bool run_block() {
 
 Position position() {
   const Fiber& fiber = fibers[current];
-  return {current, current / kWarp, block_syncs, warps[current / kWarp].syncs, fiber.stack, fiber.stack + kStackBytes};
+  return {current,     current / kWarp,          block_syncs, warps[current / kWarp].syncs,
+          fiber.stack, fiber.stack + kStackBytes};
 }
 
 bool is_running() { return running != nullptr; }
@@ -176,7 +180,9 @@ cudaError_t launch(const Launch& launch) {
   return good ? cudaSuccess : cudaErrorLaunchFailure;
 }
 
-__attribute__((noinline)) void block_barrier() { wait_here(Wait::kBlock, __builtin_return_address(0)); }
+__attribute__((noinline)) void block_barrier() {
+  wait_here(Wait::kBlock, __builtin_return_address(0));
+}
 
 __attribute__((noinline)) int block_barrier_sum(int value) {
   barrier_sum += value;
@@ -184,7 +190,8 @@ __attribute__((noinline)) int block_barrier_sum(int value) {
   return barrier_result;
 }
 
-__attribute__((noinline)) void collective(unsigned mask, Work work, void* operands, bool orders_memory) {
+__attribute__((noinline)) void collective(unsigned mask, Work work, void* operands,
+                                          bool orders_memory) {
   const int lane = current % kWarp;
   Warp& warp = warps[current / kWarp];
   const void* place = __builtin_return_address(0);
@@ -214,7 +221,8 @@ int warp_thread(int lane) { return current / kWarp * kWarp + lane; }
 
 const char* cudaGetErrorString(cudaError_t error) {
   if (error == cudaErrorLaunchFailure) return emulator::failure.c_str();
-  return error == cudaErrorInvalidConfiguration ? "invalid configuration argument" : "invalid argument";
+  return error == cudaErrorInvalidConfiguration ? "invalid configuration argument"
+                                                : "invalid argument";
 }
 
 extern "C" uint64_t emulator_threads_run() { return emulator::threads_run; }

@@ -1,16 +1,18 @@
 // A CUDA device made of one host thread, to prove kernels where there is no GPU.
 //
-// The .cu sources are compiled by the host compiler against include/, with every memory access of theirs instrumented
-// (-fsanitize=kernel-address, whose calls are answered here and not by a sanitizer's runtime). Blocks run one after the
-// other; the threads of a block are fibers that run until they wait: at a barrier of the block, or at a collective of
-// their warp, which the last lane to come carries out for all.
+// The .cu sources are compiled by the host compiler against include/, with every memory access of
+// theirs instrumented (-fsanitize=kernel-address, whose calls are answered here and not by a
+// sanitizer's runtime). Blocks run one after the other; the threads of a block are fibers that run
+// until they wait: at a barrier of the block, or at a collective of their warp, which the last lane
+// to come carries out for all.
 //
 // A launch fails, with kernel, block, thread and the address of the instruction, at
 //   an access outside the registered buffers, the block's shared memory and the thread's own stack,
-//   a write to a read-only buffer, and a second thread's write to an element (every result is written once),
+//   a write to a read-only buffer, and a second thread's write to an element (every result is
+//   written once),
 //   an access that is not aligned to its size,
 //   a read of shared memory that nobody wrote in this block,
-//   two accesses to shared memory by two threads, one of them a write, with no barrier between them,
+//   two accesses to shared memory by two threads, one of them a write, with no barrier between,
 //   a barrier or collective that not all threads reach, or that they reach at different places.
 #pragma once
 #include <cstddef>

@@ -1,4 +1,5 @@
-// The operations by names that ctypes can find. Shapes are passed as they are: ../test_cuda_emulation.py mirrors them.
+// The operations by names that ctypes can find. Shapes are passed as they are:
+// ../test_cuda_emulation.py mirrors them.
 #include "kernels/conv2d.h"
 #include "kernels/max_pool2d.h"
 
@@ -6,24 +7,25 @@ namespace cuda = fastconv::cuda;
 
 extern "C" {
 
-const char* emulate_conv2d(const fastconv::Conv2dShape* shape, const void* input, const void* weight, const void* bias,
-                           void* output) {
+const char* emulate_conv2d(const fastconv::Conv2dShape* shape, const void* input,
+                           const void* weight, const void* bias, void* output) {
   return cuda::conv2d_forward(*shape, input, weight, bias, output, nullptr);
 }
-const char* emulate_conv2d_input_grad(const fastconv::Conv2dShape* shape, const void* grad_output, const void* weight,
-                                      void* grad_input) {
+const char* emulate_conv2d_input_grad(const fastconv::Conv2dShape* shape, const void* grad_output,
+                                      const void* weight, void* grad_input) {
   return cuda::conv2d_input_grad(*shape, grad_output, weight, grad_input, nullptr);
 }
-const char* emulate_conv2d_weight_grad(const fastconv::Conv2dShape* shape, const void* grad_output, const void* input,
-                                       void* grad_weight) {
+const char* emulate_conv2d_weight_grad(const fastconv::Conv2dShape* shape, const void* grad_output,
+                                       const void* input, void* grad_weight) {
   return cuda::conv2d_weight_grad(*shape, grad_output, input, grad_weight, nullptr);
 }
-const char* emulate_max_pool2d(const fastconv::MaxPool2dShape* shape, const void* input, void* output,
-                               int64_t* indices) {
+const char* emulate_max_pool2d(const fastconv::MaxPool2dShape* shape, const void* input,
+                               void* output, int64_t* indices) {
   return cuda::max_pool2d_forward(*shape, input, output, indices, nullptr);
 }
-const char* emulate_max_pool2d_backward(const fastconv::MaxPool2dShape* shape, const void* grad_output,
-                                        const int64_t* indices, void* grad_input) {
+const char* emulate_max_pool2d_backward(const fastconv::MaxPool2dShape* shape,
+                                        const void* grad_output, const int64_t* indices,
+                                        void* grad_input) {
   return cuda::max_pool2d_backward(*shape, grad_output, indices, grad_input, nullptr);
 }
 

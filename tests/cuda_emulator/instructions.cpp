@@ -1,5 +1,5 @@
-// PTX instructions carried out for a whole warp, by the layouts of the PTX manual (section "Warp-level Matrix
-// Instructions"), and conversions of 16-bit floating types.
+// PTX instructions carried out for a whole warp, by the layouts of the PTX manual (section
+// "Warp-level Matrix Instructions"), and conversions of 16-bit floating types.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -36,8 +36,11 @@ void multiply_add(void* const (&lanes)[32], unsigned) {
     const auto* operands = static_cast<const MatrixProduct*>(lanes[lane]);
     const int group = lane / 4, pair = lane % 4;
     for (int half = 0; half < 2; ++half) {
-      const auto widened = [&](uint32_t both) { return operands->widen(static_cast<uint16_t>(both >> 16 * half)); };
-      for (int i = 0; i < 4; ++i) a[group + i % 2 * 8][i / 2 * 8 + 2 * pair + half] = widened(operands->a[i]);
+      const auto widened = [&](uint32_t both) {
+        return operands->widen(static_cast<uint16_t>(both >> 16 * half));
+      };
+      for (int i = 0; i < 4; ++i)
+        a[group + i % 2 * 8][i / 2 * 8 + 2 * pair + half] = widened(operands->a[i]);
       for (int i = 0; i < 2; ++i) b[i * 8 + 2 * pair + half][group] = widened(operands->b[i]);
     }
   }
@@ -60,10 +63,11 @@ unsigned __ballot_sync(unsigned mask, int predicate) {
   } vote{predicate, 0};
   emulator::collective(
       mask,
-      [](void* const (&lanes)[32], unsigned active) {
+      [](void* const(&lanes)[32], unsigned active) {
         unsigned result = 0;
         for (int lane = 0; lane < 32; ++lane) {
-          if (active >> lane & 1 && static_cast<Vote*>(lanes[lane])->predicate != 0) result |= 1u << lane;
+          if (active >> lane & 1 && static_cast<Vote*>(lanes[lane])->predicate != 0)
+            result |= 1u << lane;
         }
         for (int lane = 0; lane < 32; ++lane) {
           if (active >> lane & 1) static_cast<Vote*>(lanes[lane])->result = result;
@@ -91,7 +95,7 @@ uint16_t emulated_float_to_half(float value) {
   const float size = std::fabs(value);
   if (std::isnan(value)) return 0x7fff;
   if (size >= 65520.0f) return sign | 0x7c00;
-  int exponent = -24;  // of zero, which frexp leaves at 0
+  int exponent = -24;                         // of zero, which frexp leaves at 0
   if (size > 0) std::frexp(size, &exponent);  // size = m * 2^exponent, m in [0.5, 1)
   const int last = exponent - 11 > -24 ? exponent - 11 : -24;  // the weight of the last bit
   const auto steps = static_cast<int>(std::nearbyint(std::ldexp(size, -last)));

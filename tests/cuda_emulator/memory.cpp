@@ -16,7 +16,9 @@ constexpr size_t kSharedBytes = 227 * 1024;  // the most that one block of an H1
 
 struct Range {
   const unsigned char *begin = nullptr, *end = nullptr;
-  bool holds(const unsigned char* from, size_t bytes) const { return from >= begin && from + bytes <= end; }
+  bool holds(const unsigned char* from, size_t bytes) const {
+    return from >= begin && from + bytes <= end;
+  }
 };
 
 struct Buffer {
@@ -39,7 +41,8 @@ struct SharedRegion {
   std::vector<History> histories;
 };
 
-thread_local volatile char static_shared_exists;  // touched so that the library's thread-local memory is there to be seen
+thread_local volatile char
+    static_shared_exists;  // touched so that the library's thread-local memory is there to be seen
 alignas(128) unsigned char dynamic_shared[kSharedBytes];
 SharedRegion dynamic_region, static_region;
 std::vector<Buffer> buffers;
@@ -76,19 +79,22 @@ bool are_ordered(const Position& now, int thread, uint32_t syncs, uint32_t warp_
          (thread / 32 == now.warp && warp_syncs != now.warp_syncs);
 }
 
-void check_shared(SharedRegion& region, const unsigned char* from, size_t bytes, bool writes, const Position& now,
-                  const void* place) {
+void check_shared(SharedRegion& region, const unsigned char* from, size_t bytes, bool writes,
+                  const Position& now, const void* place) {
   History* history = &region.histories[from - region.range.begin];
   for (size_t i = 0; i < bytes; ++i) {
     History& byte = history[i];
     if (byte.block != block_number) byte = History{}, byte.block = block_number;
-    if (!writes && byte.writer < 0) fail("read of shared memory that no thread of the block wrote", place);
-    if (byte.writer >= 0 && !are_ordered(now, byte.writer, byte.write_syncs, byte.write_warp_syncs)) {
+    if (!writes && byte.writer < 0)
+      fail("read of shared memory that no thread of the block wrote", place);
+    if (byte.writer >= 0 &&
+        !are_ordered(now, byte.writer, byte.write_syncs, byte.write_warp_syncs)) {
       fail("race in shared memory: no barrier since another thread's write", place);
     }
     if (writes) {
-      if (byte.reader >= 0 && (!are_ordered(now, byte.reader, byte.read_syncs, byte.read_warp_syncs) ||
-                               (byte.several_readers && byte.read_syncs == now.block_syncs))) {
+      if (byte.reader >= 0 &&
+          (!are_ordered(now, byte.reader, byte.read_syncs, byte.read_warp_syncs) ||
+           (byte.several_readers && byte.read_syncs == now.block_syncs))) {
         fail("race in shared memory: no barrier since another thread's read", place);
       }
       byte.writer = static_cast<int16_t>(now.thread);
@@ -103,8 +109,8 @@ void check_shared(SharedRegion& region, const unsigned char* from, size_t bytes,
   }
 }
 
-void check_buffer(Buffer& buffer, const unsigned char* from, size_t bytes, bool writes, const Position& now,
-                  const void* place) {
+void check_buffer(Buffer& buffer, const unsigned char* from, size_t bytes, bool writes,
+                  const Position& now, const void* place) {
   if (!writes) return;
   if (!buffer.writable) fail("write to a read-only buffer", place);
   const uint64_t writer = uint64_t{block_number} * 1024 + now.thread + 1;
@@ -116,15 +122,18 @@ void check_buffer(Buffer& buffer, const unsigned char* from, size_t bytes, bool 
   }
 }
 
-[[noreturn]] void fail_outside(const unsigned char* from, size_t bytes, bool writes, const void* place) {
+[[noreturn]] void fail_outside(const unsigned char* from, size_t bytes, bool writes,
+                               const void* place) {
   static char text[192];
-  const int length = std::snprintf(text, sizeof(text), "out-of-bounds %s of %zu bytes", writes ? "write" : "read", bytes);
+  const int length = std::snprintf(text, sizeof(text), "out-of-bounds %s of %zu bytes",
+                                   writes ? "write" : "read", bytes);
   const Buffer* nearest = nullptr;
   ptrdiff_t least = PTRDIFF_MAX;
   bool before = false;
   for (const Buffer& buffer : buffers) {
     const bool in_front = from < buffer.range.begin;
-    const ptrdiff_t distance = in_front ? buffer.range.begin - from : from + bytes - buffer.range.end;
+    const ptrdiff_t distance =
+        in_front ? buffer.range.begin - from : from + bytes - buffer.range.end;
     if (distance < least) least = distance, nearest = &buffer, before = in_front;
   }
   if (nearest != nullptr) {
@@ -164,12 +173,15 @@ void check_access(const void* address, size_t bytes, bool writes, const void* pl
   const Position now = position();
   if (from >= now.stack_begin && from + bytes <= now.stack_end) return;
   const bool power = (bytes & (bytes - 1)) == 0 && bytes <= 16;
-  if (power && reinterpret_cast<uintptr_t>(address) % bytes != 0) fail("access not aligned to its size", place);
+  if (power && reinterpret_cast<uintptr_t>(address) % bytes != 0)
+    fail("access not aligned to its size", place);
   for (SharedRegion* region : {&dynamic_region, &static_region}) {
-    if (region->range.holds(from, bytes)) return check_shared(*region, from, bytes, writes, now, place);
+    if (region->range.holds(from, bytes))
+      return check_shared(*region, from, bytes, writes, now, place);
   }
   for (Buffer& buffer : buffers) {
-    if (buffer.range.holds(from, bytes)) return check_buffer(buffer, from, bytes, writes, now, place);
+    if (buffer.range.holds(from, bytes))
+      return check_buffer(buffer, from, bytes, writes, now, place);
   }
   if (from >= dynamic_shared && from < dynamic_shared + kSharedBytes) {
     fail("out-of-bounds access to shared memory", place);
@@ -185,8 +197,10 @@ void check_shared_read(const void* address, int bytes, int lane) {
   const void* place = __builtin_return_address(0);
   Position now = position();
   now.thread = warp_thread(lane);
-  if (reinterpret_cast<uintptr_t>(address) % bytes != 0) fail("access not aligned to its size", place);
-  if (!dynamic_region.range.holds(from, bytes)) fail("out-of-bounds access to shared memory", place);
+  if (reinterpret_cast<uintptr_t>(address) % bytes != 0)
+    fail("access not aligned to its size", place);
+  if (!dynamic_region.range.holds(from, bytes))
+    fail("out-of-bounds access to shared memory", place);
   check_shared(dynamic_region, from, bytes, false, now, place);
 }
 
@@ -204,12 +218,12 @@ void emulator_register(const void* begin, size_t bytes, int writable) {
 void emulator_forget_all() { emulator::buffers.clear(); }
 
 // What -fsanitize=kernel-address calls before every access.
-#define EMULATED_ACCESS(size)                                                         \
-  void __asan_load##size##_noabort(const void* address) {                             \
-    emulator::check_access(address, size, false, __builtin_return_address(0));        \
-  }                                                                                   \
-  void __asan_store##size##_noabort(const void* address) {                            \
-    emulator::check_access(address, size, true, __builtin_return_address(0));         \
+#define EMULATED_ACCESS(size)                                                  \
+  void __asan_load##size##_noabort(const void* address) {                      \
+    emulator::check_access(address, size, false, __builtin_return_address(0)); \
+  }                                                                            \
+  void __asan_store##size##_noabort(const void* address) {                     \
+    emulator::check_access(address, size, true, __builtin_return_address(0));  \
   }
 EMULATED_ACCESS(1)
 EMULATED_ACCESS(2)

@@ -1,4 +1,5 @@
-// What a kernel may touch, and the histories of shared memory that tell a race or a read of what nobody wrote.
+// What a kernel may touch, and the histories of shared memory that tell a race or a read of what
+// nobody wrote.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -1,4 +1,5 @@
-// Kernels with a bug each, and the same without it, that prove the emulator: one thread = one element, one block of 64.
+// Kernels with a bug each, and the same without it, that prove the emulator: one thread = one
+// element, one block of 64.
 #include "kernels/cuda/device.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/numeric.cuh"
@@ -25,7 +26,8 @@ __global__ void reverse_kernel(const Arrays arrays) {
   arrays.to[threadIdx.x] = tile[kThreads - 1 - threadIdx.x];
 }
 
-// Twice to[i] = the neighbour's value, where the second round overwrites what a slower thread has yet to read.
+// Twice to[i] = the neighbour's value, where the second round overwrites what a slower thread has
+// yet to read.
 __global__ void two_rounds_kernel(const Arrays arrays) {
   auto* tile = reinterpret_cast<float*>(dynamic_shared_memory());
   float value = arrays.from[threadIdx.x];
@@ -84,32 +86,40 @@ __global__ void misaligned_kernel(const Arrays arrays) {
   arrays.to[threadIdx.x] = fastconv::cuda::load_vector<float, 4>(from).lane[0];
 }
 
-__global__ void written_twice_kernel(const Arrays arrays) { arrays.to[threadIdx.x / 2] = arrays.from[threadIdx.x]; }
+__global__ void written_twice_kernel(const Arrays arrays) {
+  arrays.to[threadIdx.x / 2] = arrays.from[threadIdx.x];
+}
 
-__global__ void written_input_kernel(const Arrays arrays) { const_cast<float*>(arrays.from)[threadIdx.x] = 0; }
+__global__ void written_input_kernel(const Arrays arrays) {
+  const_cast<float*>(arrays.from)[threadIdx.x] = 0;
+}
 
 // to[i] = the sum over the warp, by shuffles; the lower half of the block votes too.
 __global__ void warp_sum_kernel(const Arrays arrays) {
   float sum = arrays.from[threadIdx.x];
-  for (int distance = 16; distance > 0; distance /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, distance);
+  for (int distance = 16; distance > 0; distance /= 2)
+    sum += __shfl_xor_sync(0xffffffffu, sum, distance);
   const unsigned even = __ballot_sync(0xffffffffu, threadIdx.x % 2 == 0);
   arrays.to[threadIdx.x] = even == 0x55555555u ? sum : -1;
 }
 
-// sum[16x8] = a[16x16] * b[16x8]: one warp; `from` holds a and then b as float16 bits, row-major, `to` gets the sums.
+// sum[16x8] = a[16x16] * b[16x8]: one warp; `from` holds a and then b as float16 bits, row-major,
+// `to` gets the sums.
 template <bool kTransposed>
 __global__ void matrix_kernel(const Arrays arrays) {
   auto* tile = reinterpret_cast<uint16_t*>(dynamic_shared_memory());
   const auto* bits = reinterpret_cast<const uint16_t*>(arrays.from);
   const int lane = threadIdx.x;
   for (int i = lane; i < 256; i += 32) tile[kTransposed ? i % 16 * 16 + i / 16 : i] = bits[i];
-  for (int i = lane; i < 128; i += 32) tile[256 + (kTransposed ? i : i % 8 * 16 + i / 8)] = bits[256 + i];
+  for (int i = lane; i < 128; i += 32)
+    tile[256 + (kTransposed ? i : i % 8 * 16 + i / 8)] = bits[256 + i];
   for (int i = 128 + lane; i < 256; i += 32) tile[256 + i] = 0;
   __syncwarp();
   uint32_t a[4], b[4];
   const int eighth = lane / 8;
   if (kTransposed) {  // a is stored [column][row], b as it is
-    fastconv::cuda::load_matrices_transposed(a, tile + (eighth / 2 * 8 + lane % 8) * 16 + eighth % 2 * 8);
+    fastconv::cuda::load_matrices_transposed(
+        a, tile + (eighth / 2 * 8 + lane % 8) * 16 + eighth % 2 * 8);
     fastconv::cuda::load_matrices_transposed(b, tile + 256 + (eighth % 2 * 8 + lane % 8) * 8);
   } else {  // a is stored as it is, b [column][row]
     fastconv::cuda::load_matrices(a, tile + (eighth % 2 * 8 + lane % 8) * 16 + eighth / 2 * 8);
@@ -136,7 +146,8 @@ const Planted kPlanted[] = {
     {"matrix product, transposed loads", matrix_kernel<true>, 32, 1024},
     {"missing barrier", reverse_kernel<false, false>, kThreads, kThreads * sizeof(float)},
     {"missing barrier, static", reverse_kernel<false, true>, kThreads, 0},
-    {"barrier missing after the first round", two_rounds_kernel, kThreads, kThreads * sizeof(float)},
+    {"barrier missing after the first round", two_rounds_kernel, kThreads,
+     kThreads * sizeof(float)},
     {"load one past the end", shifted_load_kernel<1>, kThreads, 0},
     {"load one before the beginning", shifted_load_kernel<-1>, kThreads, 0},
     {"shared memory nobody wrote", unwritten_kernel, kThreads, kThreads * sizeof(float)},
@@ -153,9 +164,11 @@ const Planted kPlanted[] = {
 
 extern "C" const char* emulate_planted(int which, const float* from, float* to) {
   const Planted& planted = kPlanted[which];
-  return launch(planted.kernel, 1, planted.threads, planted.shared_bytes, nullptr, Arrays{from, to});
+  return launch(planted.kernel, 1, planted.threads, planted.shared_bytes, nullptr,
+                Arrays{from, to});
 }
 
 extern "C" const char* planted_name(int which) {
-  return which < static_cast<int>(sizeof(kPlanted) / sizeof(kPlanted[0])) ? kPlanted[which].name : nullptr;
+  return which < static_cast<int>(sizeof(kPlanted) / sizeof(kPlanted[0])) ? kPlanted[which].name
+                                                                          : nullptr;
 }

@@ -10,5 +10,7 @@ struct __nv_bfloat16 {
   __nv_bfloat16() = default;
   explicit __nv_bfloat16(float value) : bits(emulated_float_to_bfloat16(value)) {}
 };
-inline float __bfloat162float(__nv_bfloat16 value) { return emulated_bfloat16_to_float(value.bits); }
+inline float __bfloat162float(__nv_bfloat16 value) {
+  return emulated_bfloat16_to_float(value.bits);
+}
 inline __nv_bfloat16 __float2bfloat16_rn(float value) { return __nv_bfloat16(value); }

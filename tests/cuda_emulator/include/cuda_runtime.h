@@ -1,4 +1,5 @@
-// Stands in for CUDA's own header, so that a host compiler builds the same .cu sources: see ../emulator.h.
+// Stands in for CUDA's own header, so that a host compiler builds the same .cu sources: see
+// ../emulator.h.
 #pragma once
 #include <climits>
 #include <cstddef>
@@ -13,7 +14,8 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
-#define __shared__ thread_local  // one host thread runs all blocks, one after the other: see emulator.cpp
+#define __shared__ \
+  thread_local  // one host thread runs all blocks, one after the other: see emulator.cpp
 
 struct uint2 {
   unsigned x, y;
@@ -62,7 +64,8 @@ cudaError_t launch(const Launch& launch);
 void block_barrier();
 int block_barrier_sum(int value);
 
-// A warp's collective: every lane of `mask` hands in its operands, the last one to come runs `work` for all of them.
+// A warp's collective: every lane of `mask` hands in its operands, the last one to come runs `work`
+// for all of them.
 using Work = void (*)(void* const (&lanes)[32], unsigned mask);
 void collective(unsigned mask, Work work, void* operands, bool orders_memory);
 
@@ -76,22 +79,24 @@ struct Shuffle {
 
 // Not instrumented: it is the device that hands the arguments to a thread, by value.
 template <class... P, size_t... i>
-__attribute__((no_sanitize("kernel-address"))) void emulated_call(const emulator::Launch& launch, std::index_sequence<i...>) {
+__attribute__((no_sanitize("kernel-address"))) void emulated_call(const emulator::Launch& launch,
+                                                                  std::index_sequence<i...>) {
   reinterpret_cast<void (*)(P...)>(launch.kernel)(*static_cast<P*>(launch.arguments[i])...);
 }
 
 template <class... P>
-cudaError_t cudaLaunchKernel(void (*kernel)(P...), dim3 grid, dim3 block, void** arguments, size_t shared_bytes,
-                             cudaStream_t) {
-  const auto run = [](const emulator::Launch& launch) __attribute__((no_sanitize("kernel-address"))) {
+cudaError_t cudaLaunchKernel(void (*kernel)(P...), dim3 grid, dim3 block, void** arguments,
+                             size_t shared_bytes, cudaStream_t) {
+  const auto run =
+      [](const emulator::Launch& launch) __attribute__((no_sanitize("kernel-address"))) {
     emulated_call<P...>(launch, std::index_sequence_for<P...>{});
   };
   return emulator::launch(
       {run, reinterpret_cast<void (*)()>(kernel), arguments, grid, block, shared_bytes});
 }
 
-// Barriers and votes of a block and of a warp. They are inlined, so that the address at which a thread waits is the
-// kernel's, and tells whether all threads wait at the same place.
+// Barriers and votes of a block and of a warp. They are inlined, so that the address at which a
+// thread waits is the kernel's, and tells whether all threads wait at the same place.
 inline __attribute__((always_inline)) void __syncthreads() { emulator::block_barrier(); }
 inline __attribute__((always_inline)) int __syncthreads_count(int predicate) {
   return emulator::block_barrier_sum(predicate != 0);
@@ -100,12 +105,13 @@ inline __attribute__((always_inline)) int __syncthreads_or(int predicate) {
   return emulator::block_barrier_sum(predicate != 0) != 0;
 }
 inline __attribute__((always_inline)) void __syncwarp(unsigned mask = 0xffffffffu) {
-  emulator::collective(mask, [](void* const (&)[32], unsigned) {}, nullptr, true);
+  emulator::collective(mask, [](void* const(&)[32], unsigned) {}, nullptr, true);
 }
 
 // Not instrumented: it is the device that reads the lanes' registers.
 template <class T>
-__attribute__((no_sanitize("kernel-address"))) void emulated_exchange(void* const (&lanes)[32], unsigned active) {
+__attribute__((no_sanitize("kernel-address"))) void emulated_exchange(void* const (&lanes)[32],
+                                                                      unsigned active) {
   for (int lane = 0; lane < 32; ++lane) {
     if (!(active >> lane & 1)) continue;
     auto* mine = static_cast<emulator::Shuffle<T>*>(lanes[lane]);
@@ -134,8 +140,11 @@ T __shfl_down_sync(unsigned mask, T value, unsigned delta) {
 }
 template <class T>
 T __shfl_up_sync(unsigned mask, T value, unsigned delta) {
-  return emulated_shuffle(mask, value, static_cast<int>(threadIdx.x % 32) - static_cast<int>(delta));
+  return emulated_shuffle(mask, value,
+                          static_cast<int>(threadIdx.x % 32) - static_cast<int>(delta));
 }
 unsigned __ballot_sync(unsigned mask, int predicate);
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
-inline int __all_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) == mask; }
+inline int __all_sync(unsigned mask, int predicate) {
+  return __ballot_sync(mask, predicate) == mask;
+}

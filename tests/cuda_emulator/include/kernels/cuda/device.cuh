@@ -1,4 +1,5 @@
-// Stands in for kernels/cuda/device.cuh: the same functions, by the layouts that the PTX manual states.
+// Stands in for kernels/cuda/device.cuh: the same functions, by the layouts that the PTX manual
+// states.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -39,20 +40,23 @@ inline __attribute__((always_inline)) void load_matrices(uint32_t (&values)[4], 
   emulator::collective(emulator::kAllLanes, emulator::load_matrices, &operands, false);
 }
 
-inline __attribute__((always_inline)) void load_matrices_transposed(uint32_t (&values)[4], const void* row) {
+inline __attribute__((always_inline)) void load_matrices_transposed(uint32_t (&values)[4],
+                                                                    const void* row) {
   emulator::MatrixLoad operands{values, row, true};
   emulator::collective(emulator::kAllLanes, emulator::load_matrices, &operands, false);
 }
 
-inline __attribute__((always_inline)) void multiply_add_16x8x16(float* sum, const uint32_t (&a)[4], uint32_t b0,
-                                                                uint32_t b1, __half) {
+inline __attribute__((always_inline)) void multiply_add_16x8x16(float* sum, const uint32_t (&a)[4],
+                                                                uint32_t b0, uint32_t b1, __half) {
   emulator::MatrixProduct operands{sum, {a[0], a[1], a[2], a[3]}, {b0, b1}, emulated_half_to_float};
   emulator::collective(emulator::kAllLanes, emulator::multiply_add, &operands, false);
 }
 
-inline __attribute__((always_inline)) void multiply_add_16x8x16(float* sum, const uint32_t (&a)[4], uint32_t b0,
-                                                                uint32_t b1, __nv_bfloat16) {
-  emulator::MatrixProduct operands{sum, {a[0], a[1], a[2], a[3]}, {b0, b1}, emulated_bfloat16_to_float};
+inline __attribute__((always_inline)) void multiply_add_16x8x16(float* sum, const uint32_t (&a)[4],
+                                                                uint32_t b0, uint32_t b1,
+                                                                __nv_bfloat16) {
+  emulator::MatrixProduct operands{
+      sum, {a[0], a[1], a[2], a[3]}, {b0, b1}, emulated_bfloat16_to_float};
   emulator::collective(emulator::kAllLanes, emulator::multiply_add, &operands, false);
 }
 
