@@ -29,23 +29,24 @@ def integer(op: str, name: str, value: Any) -> int:
     return number
 
 
-def one_or_two(op: str, name: str, value: IntOrPair) -> int | tuple[int, int]:
-    """An int if both are the same: the dispatcher reads it faster than a pair."""
+def one_or_two(op: str, name: str, value: IntOrPair) -> int | tuple[int, ...]:
+    """An int if both are the same: the dispatcher reads it faster than a pair.
+
+    The number of ints is left to the op: in torch, too, a wrong type is told before a wrong number.
+    """
     if type(value) is int and -(2**63) <= value < 2**63:
         return value
-    if isinstance(value, (tuple, list)):
-        if len(value) not in (1, 2):
-            raise RuntimeError(f"{op}: expected {name} of one or two ints, got {list(value)}")
+    if not isinstance(value, (tuple, list)):
+        return integer(op, name, value)
+    try:
         # torch looks for a bool in the first place alone.
-        first, *second = value
-        a = integer(op, name, first)
-        b = (
-            integer(op, name, int(second[0]) if type(second[0]) is bool else second[0])
-            if second
-            else a
+        ints = tuple(
+            integer(op, name, int(each) if i and type(each) is bool else each)
+            for i, each in enumerate(value)
         )
-        return a if a == b else (a, b)
-    return integer(op, name, value)
+    except ValueError as error:  # beyond 64 bits: a TypeError in a tuple, as in torch
+        raise TypeError(str(error)) from None
+    return ints[0] if ints and ints[0] == ints[-1] and len(ints) <= 2 else ints
 
 
 def conv2d_geometry(
@@ -62,6 +63,8 @@ def conv2d_geometry(
         padding = _named_padding(op, weight_size, stride, padding, dilation)
     else:
         padding = one_or_two(op, "padding", padding)
+        if isinstance(padding, tuple) and len(padding) != 2:  # the op would take four
+            raise RuntimeError(f"{op}: expected padding of one or two ints, got {list(padding)}")
     if groups != 1:
         return stride, padding, dilation, groups
     if dilation != 1:
@@ -77,6 +80,8 @@ def _named_padding(op: str, weight_size: Any, stride: Any, padding: str, dilatio
     if stride != 1:
         raise RuntimeError(f"{op}: expected stride 1 with padding='same', got {stride}")
     dilations = (dilation, dilation) if isinstance(dilation, int) else dilation
+    if len(dilations) != 2:
+        raise RuntimeError(f"{op}: expected dilation of one or two ints, got {list(dilations)}")
     sides: list[int] = []
     for taps, distance in zip(weight_size[-2:], dilations, strict=True):
         total = distance * (taps - 1)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastconv import _backend
-from fastconv._torch_private import torch
+from fastconv._torch_private import HAS_TORCH, torch
 from fastconv.ops._check import dtype_name
 from fastconv.ops._define import OPS
 
@@ -54,9 +54,10 @@ def _function(op: Any) -> Callable[..., Any]:
 
 def expect_array(op: str, name: str, value: Any) -> None:
     """Raises TypeError, as torch does for what is no tensor, unless ``value`` is an array."""
-    if not isinstance(value, np.ndarray) and not hasattr(value, "__dlpack__"):
+    is_tensor = HAS_TORCH and isinstance(value, torch.Tensor)
+    if is_tensor or not (isinstance(value, np.ndarray) or hasattr(value, "__dlpack__")):
         raise TypeError(
-            f"{op}: expected {name} to be a torch tensor, a NumPy array or a DLPack array, "
+            f"{op}: expected {name} to be an array as the others are (NumPy, CuPy, DLPack), "
             f"got {type(value).__name__}"
         )
 

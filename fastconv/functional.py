@@ -97,7 +97,7 @@ def conv2d(
         (1, 4, 8, 8)
     """
     core = _backend.array_core
-    if type(input) is ndarray and core is not None and type(padding) is not str:
+    if type(input) is type(weight) is ndarray and core is not None and type(padding) is int:
         return core.conv2d(input, weight, bias, stride, padding, dilation, groups)
     if _overridden_3(input, weight, bias):
         return _override(conv2d, (input, weight, bias), stride, padding, dilation, groups)
@@ -116,8 +116,6 @@ def conv2d(
             return _conv2d(input, weight, bias)
         geometry = conv2d_geometry("conv2d", weight.shape, stride, padding, dilation, groups)
         return _conv2d(input, weight, bias, *geometry)
-    if core is not None and not isinstance(padding, str):
-        return core.conv2d(input, weight, bias, stride, padding, dilation, groups)
     _arrays.expect_array("conv2d", "input", input)
     _arrays.expect_array("conv2d", "weight", weight)
     geometry = conv2d_geometry("conv2d", weight.shape, stride, padding, dilation, groups)

@@ -38,9 +38,8 @@ class Op:
     # The op that also returns what the derivative needs: eager differentiation runs it instead.
     training: ClassVar[Op | None] = None
 
-    call: Callable[
-        ..., Any
-    ]  # what Python code calls: the cheapest correct way for the state torch is in
+    # What Python code calls: the cheapest correct way for the state torch is in.
+    call: Callable[..., Any]
     overload: Any  # torch.ops.fastconv.<name>.default
     torch_dtypes: frozenset[Any]
 
