@@ -14,32 +14,16 @@
 //                               b: weight panels, packed once
 //   lanes are pixels (NCHW)     a: weight rows, read in place where possible
 //                               b: pixel panels, packed per thread
-// One task = one block of pixels times one block of channels of one group.
+// One task = one block of pixels times one block of channels of one group. Depthwise convolution, where
+// neither arrangement has lanes to fill, goes its own way: conv2d_depthwise.h.
 // Cost: 2 * N*K*P*Q * C/G*R*S flops.
 #include "../conv2d.h"
 
 #include "../parallel.h"
-#include "conv2d_pixels.h"
+#include "conv2d_depthwise.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
-
-template <class S>
-struct Target {
-  S* data;
-  int64_t stride_n, stride_k, stride_i, stride_j;
-  PixelGrid grid;  // with rows joined where memory allows
-};
-
-template <class S>
-struct Product {
-  PixelSource<S> source;  // of group 0
-  Target<S> target;       // of group 0
-  const S* weight;  // (g, k, c, t): g * weight_g + k * weight_k + c * weight_c + taps[t].weight
-  int64_t weight_g, weight_k, weight_c;
-  const Compute<S>* bias;  // [G * K], or null
-  int64_t G, K;            // K: target channels of a group
-};
 
 // A task's pixels: the unfolded block of one depth block stays in L2. Its target channels: they
 // bound the block of sums to 192 KiB.
@@ -257,7 +241,9 @@ void run_product(Product<S>& p, Tap* taps, int64_t tap_count) {
     p.target.grid.J *= p.target.grid.I;
     p.target.grid.I = 1;
   }
-  if (p.target.stride_k == 1 && (p.target.stride_j != 1 || p.target.grid.J == 1))
+  if (p.source.C == 1 && p.K == 1 && p.G > 1 && tap_count > 0)
+    run_depthwise(p);
+  else if (p.target.stride_k == 1 && (p.target.stride_j != 1 || p.target.grid.J == 1))
     run_channel_lanes(p);
   else
     run_pixel_lanes(p);

@@ -173,6 +173,25 @@ FASTCONV_INLINE void set_columns_inside(Tap& tap, const PixelSource<S>& source) 
   tap.j_begin = smaller(begin, tap.j_end);
 }
 
+// Where results go.
+template <class S>
+struct Target {
+  S* data;
+  int64_t stride_n, stride_k, stride_i, stride_j;
+  PixelGrid grid;  // with rows joined where memory allows
+};
+
+// One product in the sense of conv2d.cpp: target = bias + source * weight, group by group.
+template <class S>
+struct Product {
+  PixelSource<S> source;  // of group 0
+  Target<S> target;       // of group 0
+  const S* weight;  // (g, k, c, t): g * weight_g + k * weight_k + c * weight_c + taps[t].weight
+  int64_t weight_g, weight_k, weight_c;
+  const Compute<S>* bias;  // [G * K], or null
+  int64_t G, K;            // K: target channels of a group
+};
+
 // b[x][m]: columns are pixels, packed panel by panel by the thread that uses them.
 template <class S>
 struct PixelPanels {

@@ -13,7 +13,7 @@
 // every number of threads. Cost: 2 * N*P*Q * K * C/G*R*S flops.
 #include "../conv2d.h"
 #include "../parallel.h"
-#include "conv2d_pixels.h"
+#include "conv2d_depthwise.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
@@ -234,7 +234,10 @@ void weight_grad(const Conv2dShape& s, const S* grad_output, const S* input, S* 
   *tap = {0, 0, 0, s.Q, 0};
   p.input.taps = taps.data();
   p.grad_output.taps = tap;
-  run(p);
+  if (p.input.C == 1 && p.K == 1 && p.G > 1)
+    depthwise_weight_grad(p.input, p.grad_output, p.G, p.grad_weight, p.stride_k);
+  else
+    run(p);
 }
 
 }  // namespace

@@ -6,7 +6,6 @@
 #pragma once
 #include <cstdint>
 #include <type_traits>
-#include <utility>
 
 #include "../dtype.h"
 #include "isa.h"
@@ -80,29 +79,41 @@ struct Vec {
   FASTCONV_INLINE friend Vec operator*(Vec a, Vec b) { return {a.raw * b.raw}; }
 };
 
-// Transposes kLanes registers in place: lane j of register i becomes lane i of register j.
-// Butterfly: in the step of distance d, the halves of registers i and i + d that lie d lanes apart
-// change places.
-template <class T, int kDistance, unsigned long... lane>
-FASTCONV_INLINE void exchange_halves(Vec<T>& a, Vec<T>& b, std::index_sequence<lane...>) {
+template <int... lane>
+struct LaneList {};
+template <int kCount, int... lane>
+struct CountLanes : CountLanes<kCount - 1, kCount - 1, lane...> {};
+template <int... lane>
+struct CountLanes<0, lane...> {
+  using List = LaneList<lane...>;
+};
+
+template <class T, int kDistance, int... lane>
+FASTCONV_INLINE void exchange_halves(Vec<T>& a, Vec<T>& b, LaneList<lane...>) {
   constexpr int kLanes = Vec<T>::kLanes;
+#if defined(__clang__)
+#define FASTCONV_SHUFFLE(...) __builtin_shufflevector(a.raw, b.raw, __VA_ARGS__)
+#else
   using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-  using Mask = typename Vec<Index>::Raw;
-  const auto low = __builtin_shuffle(
-      a.raw, b.raw, Mask{((lane & kDistance) ? lane - kDistance + kLanes : lane)...});
-  const auto high = __builtin_shuffle(
-      a.raw, b.raw, Mask{((lane & kDistance) ? lane + kLanes : lane + kDistance)...});
+#define FASTCONV_SHUFFLE(...) __builtin_shuffle(a.raw, b.raw, typename Vec<Index>::Raw{__VA_ARGS__})
+#endif
+  const auto low = FASTCONV_SHUFFLE(((lane & kDistance) ? lane - kDistance + kLanes : lane)...);
+  const auto high = FASTCONV_SHUFFLE(((lane & kDistance) ? lane + kLanes : lane + kDistance)...);
+#undef FASTCONV_SHUFFLE
   a.raw = low;
   b.raw = high;
 }
 
+// Transposes kLanes registers in place: lane j of register i becomes lane i of register j.
+// Butterfly: in the step of distance d, the halves of registers i and i + d that lie d lanes apart
+// change places.
 template <class T, int kDistance = Vec<T>::kLanes / 2>
 FASTCONV_INLINE void transpose(Vec<T> (&v)[Vec<T>::kLanes]) {
   constexpr int kLanes = Vec<T>::kLanes;
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i)
     if (!(i & kDistance))
-      exchange_halves<T, kDistance>(v[i], v[i + kDistance], std::make_index_sequence<kLanes>());
+      exchange_halves<T, kDistance>(v[i], v[i + kDistance], typename CountLanes<kLanes>::List());
   if constexpr (kDistance > 1) transpose<T, kDistance / 2>(v);
 }
 

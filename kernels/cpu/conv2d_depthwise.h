@@ -1,0 +1,301 @@
+// Depthwise convolution: one source channel and one target channel per group, so no product of
+// matrices but a weighted sum of shifted images. Both passes of conv2d.cpp and the weight's gradient:
+//
+//   target[n,g,i,j]  = bias[g] + sum_t weight[g,t] * source[n, g, i * step_h + h(t), j * step_w + w(t)]
+//   grad_weight[g,t] = sum_{n,i,j} grad_output[n,g,i,j] * source[n, g, i * step_h + h(t), ...]
+//
+// Two arrangements:
+//   lanes are channels (NHWC)  per pixel and kLanes channels, a sum over the taps that lie inside
+//   lanes are columns (else)   source rows are widened, padded and split by column phase (column mod
+//                              step_w) into a ring of rows, from which every tap reads contiguously
+// Cost: 2 flops per tap and target element; the ring adds one copy of each source row.
+#pragma once
+#include "../parallel.h"
+#include "conv2d_pixels.h"
+
+namespace fastconv::cpu::FASTCONV_ISA {
+
+// Source rows of one plane as the taps of a target row need them: element (phase, x) of row h is
+// source column  first_column + x * step_w + phase,  zero outside.
+template <class S>
+class RowRing {
+ public:
+  using T = Compute<S>;
+
+  explicit RowRing(const PixelSource<S>& source)
+      : source_(source),
+        first_row_(source.taps[0].h),
+        first_column_(source.taps[0].w),
+        last_row_(first_row_),
+        last_column_(first_column_) {
+    for (int64_t t = 1; t < source.tap_count; ++t) {
+      const Tap& tap = source.taps[t];
+      first_row_ = smaller(first_row_, tap.h), last_row_ = larger(last_row_, tap.h);
+      first_column_ = smaller(first_column_, tap.w), last_column_ = larger(last_column_, tap.w);
+    }
+    slots_ = smaller(last_row_ - first_row_ + 1, source.H);
+    // Reads go up to one vector behind the last pixel of the last tap.
+    phase_stride_ = (last_column_ - first_column_) / source.step_w + source.grid.J + Vec<T>::kLanes;
+    row_stride_ = phase_stride_ * source.step_w;
+  }
+
+  int64_t size() const { return (slots_ + 1) * row_stride_; }
+  int64_t slots() const { return slots_; }
+
+  // Starts on another plane; `memory` has size() elements, `tags` slots().
+  void start(const S* plane, T* memory, int64_t* tags) {
+    plane_ = plane, memory_ = memory, tags_ = tags;
+    for (int64_t i = 0; i < slots_; ++i) tags_[i] = -1;
+    clear_run(memory_ + slots_ * row_stride_, row_stride_);
+  }
+
+  // What tap t of target row i reads for its pixels 0, 1, ...: the row of zeros, if it lies outside.
+  FASTCONV_INLINE const T* row(int64_t i, const Tap& tap) {
+    const int64_t h = i * source_.step_h + tap.h, column = tap.w - first_column_;
+    const int64_t slot = h < 0 || h >= source_.H ? slots_ : h % slots_;
+    if (slot < slots_ && tags_[slot] != h) fill(slot, h);
+    return memory_ + slot * row_stride_ + column % source_.step_w * phase_stride_ +
+           column / source_.step_w;
+  }
+
+ private:
+  void fill(int64_t slot, int64_t h) {
+    tags_[slot] = h;
+    const S* from = plane_ + h * source_.stride_h;
+    const int64_t step = source_.step_w;
+    for (int64_t phase = 0; phase < step; ++phase) {
+      T* to = memory_ + slot * row_stride_ + phase * phase_stride_;
+      // x with a column inside [0, W).
+      const int64_t column = first_column_ + phase;
+      const int64_t begin = smaller(column >= 0 ? 0 : divide_up(-column, step), phase_stride_);
+      const int64_t end = larger(
+          smaller(column >= source_.W ? 0 : divide_up(source_.W - column, step), phase_stride_),
+          begin);
+      clear_run(to, begin);
+      copy_run(to + begin, from + (column + begin * step) * source_.stride_w,
+               step * source_.stride_w, end - begin);
+      clear_run(to + end, phase_stride_ - end);
+    }
+  }
+
+  const PixelSource<S>& source_;
+  int64_t first_row_, first_column_, last_row_, last_column_;
+  int64_t slots_, phase_stride_, row_stride_;
+  const S* plane_ = nullptr;
+  T* memory_ = nullptr;
+  int64_t* tags_ = nullptr;
+};
+
+// Target row i of a plane from the ring's rows: four vectors of pixels share the broadcast of a tap.
+template <class S>
+FASTCONV_INLINE void depthwise_row(RowRing<S>& ring, const PixelSource<S>& source, int64_t i,
+                                   const Compute<S>* weight, Compute<S> bias,
+                                   const Compute<S>** rows, S* target, int64_t stride) {
+  using V = Vec<Compute<S>>;
+  constexpr int kVectors = 4;
+  for (int64_t t = 0; t < source.tap_count; ++t) rows[t] = ring.row(i, source.taps[t]);
+  for (int64_t j = 0; j < source.grid.J; j += kVectors * V::kLanes) {
+    const int64_t count = smaller(source.grid.J - j, int64_t{kVectors} * V::kLanes);
+    const int64_t vectors = divide_up(count, int64_t{V::kLanes});
+    Compute<S> sums[kVectors * V::kLanes];
+    const auto sum = [&](auto vector_count) {
+      constexpr int kCount = decltype(vector_count)::value;
+      V acc[kCount];
+#pragma GCC unroll 4
+      for (int v = 0; v < kCount; ++v) acc[v] = V::broadcast(bias);
+      for (int64_t t = 0; t < source.tap_count; ++t) {
+        const V factor = V::broadcast(weight[t]);
+#pragma GCC unroll 4
+        for (int v = 0; v < kCount; ++v)
+          acc[v] = acc[v] + factor * V::load(rows[t] + j + v * V::kLanes);
+      }
+#pragma GCC unroll 4
+      for (int v = 0; v < kCount; ++v) acc[v].store(sums + v * V::kLanes);
+    };
+    if (vectors == 4)
+      sum(std::integral_constant<int, 4>());
+    else if (vectors == 3)
+      sum(std::integral_constant<int, 3>());
+    else if (vectors == 2)
+      sum(std::integral_constant<int, 2>());
+    else
+      sum(std::integral_constant<int, 1>());
+    store_run(target + j * stride, stride, sums, count, Compute<S>{0});
+  }
+}
+
+template <class S>
+void run_depthwise_columns(const Product<S>& p) {
+  using T = Compute<S>;
+  const PixelSource<S>& source = p.source;
+  const int64_t taps = source.tap_count, I = source.grid.I;
+  const int64_t work = source.grid.J * taps + source.W;
+  // p.target.grid may have its rows joined; stride_i is that of a row all the same.
+  parallel_for(
+      source.grid.N * p.G * I, (int64_t{1} << 14) / work + 1, [&](int64_t begin, int64_t end) {
+        RowRing<S> ring(source);
+        Scratch<T> memory(ring.size()), weight(taps);
+        Scratch<int64_t> tags(ring.slots());
+        Scratch<const T*> rows(taps);
+        for (int64_t row = begin; row < end; ++row) {
+          const int64_t i = row % I, g = row / I % p.G, n = row / I / p.G;
+          if (row == begin || i == 0) {
+            ring.start(source.data + n * source.stride_n + g * source.stride_c, memory.data(),
+                       tags.data());
+            for (int64_t t = 0; t < taps; ++t)
+              weight.data()[t] = to_compute(p.weight[g * p.weight_g + source.taps[t].weight]);
+          }
+          depthwise_row(
+              ring, source, i, weight.data(), p.bias ? p.bias[g] : T{0}, rows.data(),
+              p.target.data + n * p.target.stride_n + g * p.target.stride_k + i * p.target.stride_i,
+              p.target.stride_j);
+        }
+      });
+}
+
+// The taps of pixel (i, j) that lie inside: where each reads channel 0, and its number.
+template <class S>
+FASTCONV_INLINE int64_t taps_inside_pixel(const PixelSource<S>& source, int64_t n, int64_t i,
+                                          int64_t j, const S** from, int64_t* number) {
+  int64_t count = 0;
+  for (int64_t t = 0; t < source.tap_count; ++t) {
+    const Tap& tap = source.taps[t];
+    if (j < tap.j_begin || j >= tap.j_end || !source.row_inside(tap, i)) continue;
+    from[count] = source.row_of(tap, n, i) + j * source.pixel_stride();
+    number[count++] = t;
+  }
+  return count;
+}
+
+template <class S>
+void run_depthwise_channels(const Product<S>& p) {
+  using T = Compute<S>;
+  using V = Vec<T>;
+  const PixelSource<S>& source = p.source;
+  const int64_t taps = source.tap_count, G = p.G, I = source.grid.I, J = source.grid.J;
+  Scratch<T> packed(taps * G);  // [t][g]
+  T* weight = packed.data();
+  for (int64_t t = 0; t < taps; ++t)
+    copy_run(weight + t * G, p.weight + source.taps[t].weight, p.weight_g, G);
+
+  parallel_for(
+      source.grid.N * I, (int64_t{1} << 14) / (J * G * taps) + 1, [&](int64_t begin, int64_t end) {
+        Scratch<const S*> from(taps);
+        Scratch<int64_t> number(taps);
+        for (int64_t row = begin; row < end; ++row) {
+          const int64_t i = row % I, n = row / I;
+          for (int64_t j = 0; j < J; ++j) {
+            const int64_t count = taps_inside_pixel(source, n, i, j, from.data(), number.data());
+            S* to = p.target.data + n * p.target.stride_n + i * p.target.stride_i +
+                    j * p.target.stride_j;
+            for (int64_t g = 0; g < G; g += V::kLanes) {
+              const int64_t lanes = smaller(int64_t{V::kLanes}, G - g);
+              V sum = p.bias ? load_some(p.bias + g, lanes) : V::zero();
+              if (lanes == V::kLanes) {
+                for (int64_t t = 0; t < count; ++t)
+                  sum = sum + load_as_compute(from.data()[t] + g) *
+                                  V::load(weight + number.data()[t] * G + g);
+                store_from_compute(to + g, sum);
+              } else {
+                for (int64_t t = 0; t < count; ++t)
+                  sum = sum + load_some_as_compute(from.data()[t] + g, lanes) *
+                                  load_some(weight + number.data()[t] * G + g, lanes);
+                store_some_from_compute(to + g, sum, lanes);
+              }
+            }
+          }
+        }
+      });
+}
+
+// At least one tap.
+template <class S>
+void run_depthwise(const Product<S>& p) {
+  if (p.source.stride_c == 1 && p.target.stride_k == 1)
+    run_depthwise_channels(p);
+  else
+    run_depthwise_columns(p);
+}
+
+// The weight's gradient of channel g, lanes are columns: one vector of sums per tap, and images and
+// rows in order, whatever the number of threads.
+template <class S>
+void depthwise_weight_grad_columns(const PixelSource<S>& source, const PixelSource<S>& grad,
+                                   int64_t g, Compute<S>* sums) {
+  using T = Compute<S>;
+  using V = Vec<T>;
+  const int64_t taps = source.tap_count, J = source.grid.J;
+  RowRing<S> ring(source);
+  Scratch<T> memory(ring.size()), lanes(taps * V::kLanes), grad_row(J + V::kLanes);
+  Scratch<int64_t> tags(ring.slots());
+  clear_run(lanes.data(), taps * V::kLanes);
+  clear_run(grad_row.data(), J + V::kLanes);
+  for (int64_t n = 0; n < source.grid.N; ++n) {
+    ring.start(source.data + n * source.stride_n + g * source.stride_c, memory.data(), tags.data());
+    for (int64_t i = 0; i < source.grid.I; ++i) {
+      copy_run(grad_row.data(),
+               grad.data + n * grad.stride_n + g * grad.stride_c + i * grad.stride_h, grad.stride_w,
+               J);
+      for (int64_t t = 0; t < taps; ++t) {
+        const T* row = ring.row(i, source.taps[t]);
+        V sum = V::load(lanes.data() + t * V::kLanes);
+        for (int64_t j = 0; j < J; j += V::kLanes)
+          sum = sum + V::load(grad_row.data() + j) * V::load(row + j);
+        sum.store(lanes.data() + t * V::kLanes);
+      }
+    }
+  }
+  for (int64_t t = 0; t < taps; ++t) {
+    T sum = 0;
+    for (int64_t l = 0; l < V::kLanes; ++l) sum += lanes.data()[t * V::kLanes + l];
+    sums[t] = sum;
+  }
+}
+
+// The same for `lanes` channels from g on, lanes are channels; sums is [t][kLanes].
+template <class S>
+void depthwise_weight_grad_channels(const PixelSource<S>& source, const PixelSource<S>& grad,
+                                    int64_t g, int64_t lanes, Compute<S>* sums) {
+  using V = Vec<Compute<S>>;
+  Scratch<const S*> from(source.tap_count);
+  Scratch<int64_t> number(source.tap_count);
+  clear_run(sums, source.tap_count * V::kLanes);
+  for (int64_t n = 0; n < source.grid.N; ++n)
+    for (int64_t i = 0; i < source.grid.I; ++i)
+      for (int64_t j = 0; j < source.grid.J; ++j) {
+        const int64_t count = taps_inside_pixel(source, n, i, j, from.data(), number.data());
+        const V factor = load_some_as_compute(
+            grad.data + n * grad.stride_n + i * grad.stride_h + j * grad.stride_w + g, lanes);
+        for (int64_t t = 0; t < count; ++t) {
+          Compute<S>* sum = sums + number.data()[t] * V::kLanes;
+          const V value = lanes == V::kLanes ? load_as_compute(from.data()[t] + g)
+                                             : load_some_as_compute(from.data()[t] + g, lanes);
+          (V::load(sum) + factor * value).store(sum);
+        }
+      }
+}
+
+// grad_weight[g * stride_g + taps[t].weight], for all groups.
+template <class S>
+void depthwise_weight_grad(const PixelSource<S>& source, const PixelSource<S>& grad, int64_t G,
+                           S* grad_weight, int64_t stride_g) {
+  using T = Compute<S>;
+  const bool channels = source.stride_c == 1 && grad.stride_c == 1 && source.stride_w != 1;
+  const int64_t block = channels ? Vec<T>::kLanes : 1, taps = source.tap_count;
+  parallel_for(divide_up(G, block), 1, [&](int64_t begin, int64_t end) {
+    Scratch<T> sums(taps * block);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t g = task * block, lanes = smaller(block, G - g);
+      if (channels)
+        depthwise_weight_grad_channels(source, grad, g, lanes, sums.data());
+      else
+        depthwise_weight_grad_columns(source, grad, g, sums.data());
+      for (int64_t l = 0; l < lanes; ++l)
+        for (int64_t t = 0; t < taps; ++t)
+          grad_weight[(g + l) * stride_g + source.taps[t].weight] =
+              from_compute<S>(sums.data()[t * block + l]);
+    }
+  });
+}
+
+}  // namespace fastconv::cpu::FASTCONV_ISA
