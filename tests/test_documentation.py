@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def modules() -> list[str]:
     found = ["fastconv"]
     for module in pkgutil.walk_packages(fastconv.__path__, "fastconv."):
-        if not module.name.rpartition(".")[2].startswith("_"):
+        path = Path(module.module_finder.path, *module.name.rpartition(".")[2:])
+        if not path.name.startswith("_") and (path.is_dir() or path.with_suffix(".py").is_file()):
             found.append(module.name)
     return found
 

@@ -31,7 +31,8 @@ def test_result_has_the_strides_of_torch(operation, case, layout):
     for name, door in operation.torch_doors(case).items():
         for actual, witness in zip(door(**tensors), expected, strict=False):
             assert actual.shape == witness.shape, name
-            assert actual.stride() == witness.stride(), f"{name}: shape {tuple(actual.shape)}"
+            if actual.numel():  # strides of nothing mean nothing
+                assert actual.stride() == witness.stride(), f"{name}: shape {tuple(actual.shape)}"
 
 
 @every_case()

@@ -4,6 +4,8 @@ is written.
 
 import dataclasses
 import math
+import os
+from pathlib import Path
 
 import native
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 import torch
 from operations import every_case, every_operation, name_of
 from operations.base import as_truth
-from subprocesses import check_python
+from subprocesses import check_python, run_python
 
 
 def view_of(tensor: torch.Tensor, how: str) -> torch.Tensor:
@@ -200,16 +202,11 @@ def test_every_element_is_written_even_where_the_sum_is_empty(operation, case):
 
 
 def test_outputs_are_born_nan():
-    """The poison itself works, else the law above proves little: an uninitialised output would
-    show.
-    """
-    core = native.core()
-    code = """
-        import numpy as np, fastconv
-        from fastconv import _core
-        print(_core.__file__)
-    """
-    assert core.__file__ in check_python(code)
+    """Both doors know the poison, else the law above proves little."""
+    core = Path(native.core().__file__)
+    for library in (core, core.with_name("_torch.so")):
+        assert b"FASTCONV_POISON" in library.read_bytes(), library.name
+    assert os.environ["FASTCONV_POISON"] == "1"
 
 
 @pytest.mark.parametrize("isa", ["default", "scalar", "avx2", "avx512", "avx512_bf16", "neon"])
@@ -226,8 +223,6 @@ def test_nothing_outside_the_inputs_is_read(operation, isa):
         import conftest, guarded
         guarded.run(sys.argv[2])
     """
-    from pathlib import Path
-
     environment = {} if isa == "default" else {"FASTCONV_ISA": isa}
     printed = check_python(code, str(Path(__file__).parent), operation.name, **environment)
     last = printed.strip().splitlines()[-1]
@@ -236,10 +231,6 @@ def test_nothing_outside_the_inputs_is_read(operation, isa):
 
 def test_guard_itself_kills():
     """A read one element past the end does end the process; else the law above proves nothing."""
-    from pathlib import Path
-
-    from subprocesses import run_python
-
     code = """
         import sys
         sys.path.insert(0, sys.argv[1])

@@ -194,6 +194,10 @@ class Operation:
     def is_smooth(self, case) -> bool:
         return self.is_small(case) and self.is_seen(case)
 
+    def is_transformable(self, case) -> bool:
+        """The public function computes the case, whose derivative exists: torch.func takes no ops."""
+        return self.is_smooth(case) and self.is_modular(case)
+
     def is_modular(self, case) -> bool:
         """A module computes the case, padding and all."""
         return self.module_arguments(case) is not None

@@ -129,7 +129,7 @@ class Conv2d(Operation):
         return {name: gradients[name] for name in self.present(arrays)}
 
     def native_outputs(self, core, case, arrays):
-        return (core.conv2d(**arrays, **self.options(case)),)
+        return (core.conv2d(**arrays, **self.op_options(case)),)
 
     def native_gradients(self, core, case, arrays, grad_output):
         options = self.op_options(case)

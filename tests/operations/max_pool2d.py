@@ -74,7 +74,7 @@ class MaxPool2d(Operation):
         return {"input": reference.max_pool2d_backward(grad_output, indices, case.input)}
 
     def native_outputs(self, core, case, arrays):
-        return core.max_pool2d(**arrays, **self.options(case), return_indices=True)
+        return core.max_pool2d_with_indices(**arrays, **self.op_options(case))
 
     def native_gradients(self, core, case, arrays, grad_output):
         _, indices = self.native_outputs(core, case, arrays)
