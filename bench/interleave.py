@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 Runner = Callable[[], object]
 
@@ -62,22 +63,22 @@ class Timing:
         return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
 
 
-def _block(run: Runner, loops: int) -> float:
+def _block(run: Runner, loops: int, clock: Callable[[], float]) -> float:
     """Return the seconds that `loops` calls took."""
     repeat = range(loops)
-    start = time.perf_counter()
+    start = clock()
     for _ in repeat:
         run()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def _calibrate(run: Runner, block: float) -> tuple[int, float]:
+def _calibrate(run: Runner, block: float, clock: Callable[[], float]) -> tuple[int, float]:
     """Return how many calls fill `block` seconds, and what one call takes; warms up on the way."""
-    loops, seconds = 1, _block(run, 1)
-    seconds = min(seconds, _block(run, 1))
+    loops, seconds = 1, _block(run, 1, clock)
+    seconds = min(seconds, _block(run, 1, clock))
     while seconds < block / 2:
         loops *= 2
-        seconds = _block(run, loops)
+        seconds = _block(run, loops, clock)
     each = seconds / loops
     return max(1, round(block / each)), each
 
@@ -89,6 +90,7 @@ def race(
     block: float = 2e-3,
     rounds: tuple[int, int] = (7, 51),
     pause: float = 0.0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time all runners in turn.
 
@@ -100,6 +102,8 @@ def race(
         pause: seconds to sleep before each block, where runners have thread pools of their own: a
             pool's workers spin for about a millisecond after their last job and would steal the
             next runner's cores.
+        clock: wall time; or `time.thread_time` where the calling thread does all the work, so that
+            a neighbour on its core is not charged to the runner.
 
     Returns:
         The timings, by name.
@@ -107,7 +111,7 @@ def race(
     """
     if not runners:
         return {}
-    plan = {name: _calibrate(run, block) for name, run in runners.items()}
+    plan = {name: _calibrate(run, block, clock) for name, run in runners.items()}
     round_seconds = sum(pause + loops * each for loops, each in plan.values())
     count = min(max(int(budget / round_seconds), rounds[0]), rounds[1])
     seconds: dict[str, list[float]] = {name: [] for name in runners}
@@ -124,7 +128,7 @@ def race(
                     time.sleep(pause)
                 if each < _WARM_CALL_LIMIT:
                     run()
-                seconds[name].append(_block(run, loops) / loops)
+                seconds[name].append(_block(run, loops, clock) / loops)
     finally:
         if enabled:
             gc.enable()
@@ -149,7 +153,7 @@ class Arena:
     _outcome: dict[str, Timing | Exception] = field(default_factory=dict)
 
     def outcome(
-        self, group: str, build: Callable[[], Contest], **how: float | tuple[int, int]
+        self, group: str, build: Callable[[], Contest], **how: Any
     ) -> Mapping[str, Timing | Exception]:
         """Return a timing or an error for every runner of the group, from one race."""
         if group != self._group:
