@@ -190,7 +190,7 @@ struct WriteOut {
 };
 
 // Sums to shared memory, splits added, bias added, rounded once, stored. All threads of the block
-// must call it.
+// must call it, past a barrier behind the last multiply: the sums take the memory of the stages.
 template <class TileType>
 __device__ __forceinline__ void write_tile(const TileType& tile, typename TileType::Shared& shared,
                                            const typename TileType::Sum (&sums)[kLaneSums],
@@ -199,7 +199,6 @@ __device__ __forceinline__ void write_tile(const TileType& tile, typename TileTy
                                            int64_t bias_stride, typename TileType::Element* dest) {
   using T = typename TileType::Element;
   constexpr int kLanes = kVectorLanes<T>;
-  __syncthreads();  // the stages are read, their memory becomes the sums'
 #pragma unroll
   for (int i = 0; i < kLaneSums; ++i) {
     shared.sums[(tile.split * TileType::kRows + tile.row_of(i)) * TileType::kSumPitch +

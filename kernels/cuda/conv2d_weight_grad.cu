@@ -7,8 +7,9 @@
 // conv2d_weight_grad_tiled_kernel: one block = a tile of kRows output channels x kColumns of
 // (r,s,c) of one group, over all n, p, q: no atomics and no workspace, so the order of every sum is
 // fixed. The sum is long and the tiles are few; therefore the warps of a block share the terms of
-// every stage (kSplits) and small tiles are preferred. Cost: 2 * N*P*Q * K * C/G * R*S FLOP;
-// grad_output is read R*S*C/G / kColumns times, input K/G / kRows * R*S times.
+// every stage (kSplits) and small tiles are preferred.
+// Cost: 2 * N*P*Q * K * C/G * R*S FLOP; grad_output is read R*S*C/G / kColumns times, input
+// K/G / kRows * R*S times.
 #include "kernels/conv2d.h"
 #include "kernels/cuda/conv2d_correlation.h"
 #include "kernels/cuda/conv2d_gather.cuh"

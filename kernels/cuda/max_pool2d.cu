@@ -7,10 +7,11 @@
 //
 // max_pool2d_forward_kernel: one thread = kLanes neighbouring channels of one output pixel
 // (channels_last, 16-byte accesses), or one output element of any layout (kLanes = 1; threads
-// follow the fastest axis of the output). max_pool2d_forward_pairs_kernel: windows two columns
-// wide, two columns apart, in rows without padding; one thread = 16 bytes of every row of its
-// windows, which are kVectorLanes / 2 outputs. Cost: every input element is read from memory once
-// (overlapping windows meet in L1), every output written once.
+// follow the fastest axis of the output).
+// max_pool2d_forward_pairs_kernel: windows two columns wide, two columns apart, in rows without
+// padding; one thread = 16 bytes of every row of its windows, which are kVectorLanes / 2 outputs.
+// Cost: every input element is read from memory once (overlapping windows meet in L1), every output
+// written once.
 #include "kernels/max_pool2d.h"
 
 #include <limits>
