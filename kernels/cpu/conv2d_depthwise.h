@@ -42,23 +42,39 @@ class RowRing {
   int64_t size() const { return (slots_ + 1) * row_stride_; }
   int64_t slots() const { return slots_; }
 
-  // Starts on another plane; `memory` has size() elements, `tags` slots().
-  void start(const S* plane, T* memory, int64_t* tags) {
-    plane_ = plane, memory_ = memory, tags_ = tags;
+  // Lends memory: size() elements, slots() and tap_count numbers.
+  void use(T* memory, int64_t* tags, int64_t* columns) {
+    memory_ = memory, tags_ = tags, columns_ = columns;
+    for (int64_t t = 0; t < source_.tap_count; ++t) {
+      const int64_t column = source_.taps[t].w - first_column_;
+      columns[t] = column % source_.step_w * phase_stride_ + column / source_.step_w;
+    }
+  }
+
+  void start(const S* plane) {
+    plane_ = plane;
     for (int64_t i = 0; i < slots_; ++i) tags_[i] = -1;
     clear_run(memory_ + slots_ * row_stride_, row_stride_);
   }
 
-  // What tap t of target row i reads for its pixels 0, 1, ...: the row of zeros, if it lies outside.
-  FASTCONV_INLINE const T* row(int64_t i, const Tap& tap) {
-    const int64_t h = i * source_.step_h + tap.h, column = tap.w - first_column_;
-    const int64_t slot = h < 0 || h >= source_.H ? slots_ : h % slots_;
-    if (slot < slots_ && tags_[slot] != h) fill(slot, h);
-    return memory_ + slot * row_stride_ + column % source_.step_w * phase_stride_ +
-           column / source_.step_w;
+  // What every tap of target row i reads for its pixels 0, 1, ...: the row of zeros, if it lies
+  // outside. Taps of one source row follow each other.
+  FASTCONV_INLINE void rows(int64_t i, const T** rows) {
+    const T* row = nullptr;
+    for (int64_t t = 0; t < source_.tap_count; ++t) {
+      if (t == 0 || source_.taps[t].h != source_.taps[t - 1].h) row = row_at(i, source_.taps[t]);
+      rows[t] = row + columns_[t];
+    }
   }
 
  private:
+  const T* row_at(int64_t i, const Tap& tap) {
+    const int64_t h = i * source_.step_h + tap.h;
+    const int64_t slot = h < 0 || h >= source_.H ? slots_ : h % slots_;
+    if (slot < slots_ && tags_[slot] != h) fill(slot, h);
+    return memory_ + slot * row_stride_;
+  }
+
   void fill(int64_t slot, int64_t h) {
     tags_[slot] = h;
     const S* from = plane_ + h * source_.stride_h;
@@ -83,7 +99,8 @@ class RowRing {
   int64_t slots_, phase_stride_, row_stride_;
   const S* plane_ = nullptr;
   T* memory_ = nullptr;
-  int64_t* tags_ = nullptr;
+  int64_t* tags_ = nullptr;     // which source row a slot holds
+  int64_t* columns_ = nullptr;  // where a tap begins in a row
 };
 
 // Target row i of a plane from the ring's rows: four vectors of pixels share the broadcast of a tap.
@@ -93,7 +110,7 @@ FASTCONV_INLINE void depthwise_row(RowRing<S>& ring, const PixelSource<S>& sourc
                                    const Compute<S>** rows, S* target, int64_t stride) {
   using V = Vec<Compute<S>>;
   constexpr int kVectors = 4;
-  for (int64_t t = 0; t < source.tap_count; ++t) rows[t] = ring.row(i, source.taps[t]);
+  ring.rows(i, rows);
   for (int64_t j = 0; j < source.grid.J; j += kVectors * V::kLanes) {
     const int64_t count = smaller(source.grid.J - j, int64_t{kVectors} * V::kLanes);
     const int64_t vectors = divide_up(count, int64_t{V::kLanes});
@@ -135,13 +152,13 @@ void run_depthwise_columns(const Product<S>& p) {
       source.grid.N * p.G * I, (int64_t{1} << 14) / work + 1, [&](int64_t begin, int64_t end) {
         RowRing<S> ring(source);
         Scratch<T> memory(ring.size()), weight(taps);
-        Scratch<int64_t> tags(ring.slots());
+        Scratch<int64_t> numbers(ring.slots() + taps);
         Scratch<const T*> rows(taps);
+        ring.use(memory.data(), numbers.data(), numbers.data() + ring.slots());
         for (int64_t row = begin; row < end; ++row) {
           const int64_t i = row % I, g = row / I % p.G, n = row / I / p.G;
           if (row == begin || i == 0) {
-            ring.start(source.data + n * source.stride_n + g * source.stride_c, memory.data(),
-                       tags.data());
+            ring.start(source.data + n * source.stride_n + g * source.stride_c);
             for (int64_t t = 0; t < taps; ++t)
               weight.data()[t] = to_compute(p.weight[g * p.weight_g + source.taps[t].weight]);
           }
@@ -227,17 +244,20 @@ void depthwise_weight_grad_columns(const PixelSource<S>& source, const PixelSour
   const int64_t taps = source.tap_count, J = source.grid.J;
   RowRing<S> ring(source);
   Scratch<T> memory(ring.size()), lanes(taps * V::kLanes), grad_row(J + V::kLanes);
-  Scratch<int64_t> tags(ring.slots());
+  Scratch<int64_t> numbers(ring.slots() + taps);
+  Scratch<const T*> rows(taps);
+  ring.use(memory.data(), numbers.data(), numbers.data() + ring.slots());
   clear_run(lanes.data(), taps * V::kLanes);
   clear_run(grad_row.data(), J + V::kLanes);
   for (int64_t n = 0; n < source.grid.N; ++n) {
-    ring.start(source.data + n * source.stride_n + g * source.stride_c, memory.data(), tags.data());
+    ring.start(source.data + n * source.stride_n + g * source.stride_c);
     for (int64_t i = 0; i < source.grid.I; ++i) {
       copy_run(grad_row.data(),
                grad.data + n * grad.stride_n + g * grad.stride_c + i * grad.stride_h, grad.stride_w,
                J);
+      ring.rows(i, rows.data());
       for (int64_t t = 0; t < taps; ++t) {
-        const T* row = ring.row(i, source.taps[t]);
+        const T* row = rows.data()[t];
         V sum = V::load(lanes.data() + t * V::kLanes);
         for (int64_t j = 0; j < J; j += V::kLanes)
           sum = sum + V::load(grad_row.data() + j) * V::load(row + j);
