@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 #ifdef FASTCONV_HAS_CUDA
 #include "kernels/cuda/info.h"
@@ -120,8 +121,13 @@ bool ArrayDoor::read(const char* operation, py::handle object, TensorView& view)
 void ArrayDoor::read_numpy(const char* operation, py::handle object, TensorView& view) {
   py::array array = py::reinterpret_borrow<py::array>(object);
   const py::dtype dtype = array.dtype();
-  if (!dtype_of(dtype, view.dtype))
-    fail(operation, kKnownDTypes, py::str(dtype.attr("name")), ErrorKind::kNotImplemented);
+  if (!dtype_of(dtype, view.dtype)) {
+    // What torch knows too is not implemented; what not even torch makes a tensor of is a TypeError.
+    const bool numeric =
+        std::strchr("fiubc", dtype.kind()) && dtype.char_() != 'g' && dtype.char_() != 'G';
+    fail(operation, kKnownDTypes, py::str(dtype.attr("name")),
+         numeric ? ErrorKind::kNotImplemented : ErrorKind::kType);
+  }
   if (dtype.byteorder() == '>')
     fail(operation, "an array of the native byte order",
          "dtype " + std::string(py::str(dtype.attr("str"))), ErrorKind::kValue);

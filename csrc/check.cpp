@@ -104,15 +104,14 @@ bool poisons_results() {
 
 }  // namespace
 
-TensorView new_tensor(Call& call, const int64_t (&sizes)[4], bool channels_last, bool unbatched,
-                      DType dtype, Device device) {
+TensorView new_tensor(const char* operation, Call& call, const int64_t (&sizes)[4],
+                      bool channels_last, bool unbatched, DType dtype, Device device) {
   int64_t bytes = size_of(dtype);
   bool empty = false;
   for (int64_t size : sizes) empty = empty || size == 0;
   for (int64_t size : sizes)
-    if (!empty && __builtin_mul_overflow(bytes, size, &bytes))
-      throw Error(ErrorKind::kRuntime,
-                  "result of size " + text_of(4, sizes) + " is larger than the address space");
+    if (__builtin_mul_overflow(bytes, size > 0 ? size : 1, &bytes))
+      fail(operation, "a result that fits the address space", "one of size " + text_of(4, sizes));
 
   int64_t strides[4];
   const int order_channels_last[] = {1, 3, 2, 0}, order_contiguous[] = {3, 2, 1, 0};

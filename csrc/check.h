@@ -47,8 +47,8 @@ bool is_empty(const TensorView& tensor);
 
 // A new tensor of 4 sizes, contiguous or channels_last; `unbatched` drops the batch axis of what
 // the caller sees.
-TensorView new_tensor(Call& call, const int64_t (&sizes)[4], bool channels_last, bool unbatched,
-                      DType dtype, Device device);
+TensorView new_tensor(const char* operation, Call& call, const int64_t (&sizes)[4],
+                      bool channels_last, bool unbatched, DType dtype, Device device);
 
 // A kernel on a CUDA device gave this text, null for none.
 void check_cuda(const char* operation, const char* error);

@@ -126,9 +126,9 @@ void forward(Call& call) {
     s.bias_stride = bias->strides[0];
   }
 
-  const TensorView output =
-      new_tensor(call, {s.N, s.K, s.P, s.Q}, is_channels_last(input) || is_channels_last(weight),
-                 given.ndim == 3, s.dtype, input.device);
+  const TensorView output = new_tensor(kName, call, {s.N, s.K, s.P, s.Q},
+                                       is_channels_last(input) || is_channels_last(weight),
+                                       given.ndim == 3, s.dtype, input.device);
   call.results[0] = output;
   if (is_empty(output)) return;
   s.input = strides_of(input), s.weight = strides_of(weight),
@@ -156,7 +156,7 @@ void input_grad(Call& call) {
   check_sizes(kName, "grad_output", grad_output, {s.N, s.K, s.P, s.Q});
 
   const TensorView grad_input =
-      new_tensor(call, sizes, is_channels_last(grad_output) || is_channels_last(weight),
+      new_tensor(kName, call, sizes, is_channels_last(grad_output) || is_channels_last(weight),
                  given.ndim == 3, s.dtype, given.device);
   call.results[0] = grad_input;
   if (is_empty(grad_input)) return;
@@ -185,7 +185,7 @@ void weight_grad(Call& call) {
   check_sizes(kName, "grad_output", grad_output, {s.N, s.K, s.P, s.Q});
 
   const TensorView grad_weight = new_tensor(
-      call, {s.K, s.C / s.G, s.window.R, s.window.S},
+      kName, call, {s.K, s.C / s.G, s.window.R, s.window.S},
       is_channels_last(grad_output) || is_channels_last(input), false, s.dtype, input.device);
   call.results[0] = grad_weight;
   if (is_empty(grad_weight)) return;

@@ -77,12 +77,12 @@ void forward(Call& call, bool with_indices) {
   const int64_t sizes[4] = {s.N, s.C, s.P, s.Q};
   const bool unbatched = given.ndim == 3, channels_last = !unbatched && is_channels_last(input);
   const TensorView output =
-      new_tensor(call, sizes, channels_last, unbatched, s.dtype, input.device);
+      new_tensor(kName, call, sizes, channels_last, unbatched, s.dtype, input.device);
   call.results[0] = output;
   TensorView indices;
   if (with_indices)
     call.results[1] = indices =
-        new_tensor(call, sizes, channels_last, unbatched, DType::kInt64, input.device);
+        new_tensor(kName, call, sizes, channels_last, unbatched, DType::kInt64, input.device);
   if (is_empty(output)) return;
 
   s.input = strides_of(input);
@@ -126,8 +126,8 @@ void backward(Call& call) {
   s.N = grad.sizes[0], s.C = grad.sizes[1], s.P = grad.sizes[2], s.Q = grad.sizes[3];
   s.H = list.ints[list.count - 2], s.W = list.ints[list.count - 1];
   const TensorView grad_input =
-      new_tensor(call, {s.N, s.C, s.H, s.W}, !unbatched && is_channels_last(at), unbatched, s.dtype,
-                 grad.device);
+      new_tensor(kBackward, call, {s.N, s.C, s.H, s.W}, !unbatched && is_channels_last(at),
+                 unbatched, s.dtype, grad.device);
   call.results[0] = grad_input;
   if (is_empty(grad_input)) return;
   s.window = {1, 1, 1, 1, 0, 0, 1, 1};

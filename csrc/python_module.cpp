@@ -30,8 +30,10 @@ void set_python_error(const Error& error) {
                                     ", got " + Py_TYPE(got.ptr())->tp_name);
 }
 
-// As torch's own argument parser: an int or a NumPy integer, but no bool and no float.
-int64_t read_int(const Operation& operation, const Argument& argument, py::handle object) {
+// As torch's own argument parser: an int or a NumPy integer, but no bool and no float. An int that 64
+// bits cannot hold is a ValueError, in a tuple a TypeError.
+int64_t read_int(const Operation& operation, const Argument& argument, py::handle object,
+                 ErrorKind overflow_kind = ErrorKind::kValue) {
   if (PyBool_Check(object.ptr()) || !PyIndex_Check(object.ptr()))
     fail_type(operation, argument,
               argument.kind == ArgumentKind::kIntList ? "an int or ints" : "an int", object);
@@ -41,7 +43,7 @@ int64_t read_int(const Operation& operation, const Argument& argument, py::handl
   const int64_t value = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
   if (overflow)
     fail(operation.name.c_str(), argument.name + " below 2^63 in size",
-         std::string(py::str(object)));
+         std::string(py::str(object)), overflow_kind);
   return value;
 }
 
@@ -64,7 +66,8 @@ void read_value(const Operation& operation, const Argument& argument, py::handle
           fail(operation.name.c_str(), argument.name + " of at most 8 values",
                std::to_string(count) + " values");
         for (Py_ssize_t i = 0; i < count; ++i)
-          value.ints[i] = read_int(operation, argument, PySequence_Fast_GET_ITEM(object.ptr(), i));
+          value.ints[i] = read_int(operation, argument, PySequence_Fast_GET_ITEM(object.ptr(), i),
+                                   ErrorKind::kType);
         value.count = static_cast<int>(count);
       } else {
         value.ints[0] = read_int(operation, argument, object);

@@ -1,8 +1,10 @@
 // max_pool2d: the largest element of every window, and its gradient.
 //
-//   output[n,c,p,q]  = max_{r,s} input[n,c,h,w]      h = p * stride_h - pad_h + r * dilation_h, w
-//   likewise indices[n,c,p,q] = h * W + w of the element taken grad_input[n,c,h,w] = sum of
-//   grad_output[n,c,p,q] over all p, q whose indices[n,c,p,q] == h * W + w
+//   output[n,c,p,q]     = max_{r,s} input[n,c,h,w]
+//   indices[n,c,p,q]    = h * W + w of the element taken
+//   grad_input[n,c,h,w] = sum of grad_output[n,c,p,q] over all p, q with indices[n,c,p,q] == h * W + w
+//
+//   with  h = p * stride_h - pad_h + r * dilation_h,  w = q * stride_w - pad_w + s * dilation_w
 //
 // Padding is never taken. Among equal elements the first in row-major order is taken; a NaN is
 // larger than everything, and of several NaNs the last is taken (as torch does). A window of -inf

@@ -1,7 +1,9 @@
 // Sliding-window geometry, shared by convolution and pooling.
 //
-//   the window of output row p covers the input rows   h = p * stride_h - pad_h + r * dilation_h,
-//   r in [0, R) (columns likewise: q, w, s, S); a row outside [0, H) is padding.
+//   h = p * stride_h - pad_h + r * dilation_h,  r in [0, R)
+//
+// are the input rows under the window of output row p (columns likewise: w, q, s, S). A row outside
+// [0, H) is padding.
 //
 // pad_h and pad_w are what lies before the first row and column; what lies behind the last one is
 // implied by the output's extent, so that asymmetric padding ('same' with an even window,
@@ -18,8 +20,7 @@ struct Strides4 {
 };
 
 struct Window2d {
-  int64_t R, S;  // rows and columns of the window, >= 1 (0 is legal only for a convolution's weight
-                 // without elements)
+  int64_t R, S;                    // rows and columns of the window, >= 1
   int64_t stride_h, stride_w;      // >= 1
   int64_t pad_h, pad_w;            // >= 0, rows above and columns to the left
   int64_t dilation_h, dilation_w;  // >= 1
