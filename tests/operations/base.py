@@ -195,7 +195,7 @@ class Operation:
         return self.is_small(case) and self.is_seen(case)
 
     def is_transformable(self, case) -> bool:
-        """The public function computes the case, whose derivative exists: torch.func takes no ops."""
+        """The public function computes it, and its derivative exists: torch.func takes no ops."""
         return self.is_smooth(case) and self.is_modular(case)
 
     def is_modular(self, case) -> bool:

@@ -10,7 +10,7 @@ import fastconv
 from fastconv.reference import conv2d as reference
 
 from .base import FLOATING, Operation, at_least_one, pair
-from .mistakes import WrongCall, random_pair, random_tensor, wrong_pairs, wrong_tensors
+from .mistakes import WrongCall, mostly, random_pair, random_tensor, wrong_pairs, wrong_tensors
 
 
 def explicit_padding(case) -> tuple[int, ...]:
@@ -264,38 +264,29 @@ class Conv2d(Operation):
         return sizes | {name: call[name] for name in ("stride", "padding", "dilation", "groups")}
 
     def random_calls(self):
-        small, sizes = strategies.integers(-1, 3), strategies.integers(0, 4)
-        mostly = [torch.float32] * 8
+        anything, any_sizes = strategies.integers(-1, 4), strategies.integers(0, 4)
+        one_to_three, extents = strategies.integers(1, 3), strategies.integers(4, 9)
+        channels = strategies.sampled_from([2, 4])
+        dtypes = [torch.float32] * 15 + [torch.float64]
+        images = strategies.tuples(strategies.integers(0, 3), channels, extents, extents)
+        weights = strategies.tuples(channels, channels, one_to_three, one_to_three)
+        biases = strategies.sampled_from([(2,), (4,), (2, 1)])
         return strategies.fixed_dictionaries(
             {
                 "input": random_tensor(
-                    strategies.one_of(
-                        strategies.tuples(
-                            sizes, strategies.sampled_from([2, 4]), *[strategies.integers(0, 7)] * 2
-                        ),
-                        strategies.lists(sizes, min_size=2, max_size=5),
-                    ),
-                    [*mostly, torch.float64],
+                    mostly(images, strategies.lists(any_sizes, min_size=2, max_size=5)), dtypes
                 ),
                 "weight": random_tensor(
-                    strategies.one_of(
-                        strategies.tuples(
-                            strategies.sampled_from([2, 4]),
-                            strategies.sampled_from([1, 2, 4]),
-                            *[sizes] * 2,
-                        ),
-                        strategies.lists(sizes, min_size=3, max_size=5),
-                    ),
-                    [*mostly, torch.float64],
+                    mostly(weights, strategies.lists(any_sizes, min_size=3, max_size=5)), dtypes
                 ),
-                "bias": strategies.one_of(
-                    strategies.none(),
-                    random_tensor(strategies.sampled_from([(2,), (4,), (2, 1)]), mostly),
+                "bias": mostly(strategies.none(), random_tensor(biases, dtypes)),
+                "stride": random_pair(one_to_three, anything),
+                "padding": random_pair(strategies.integers(0, 2), anything),
+                "dilation": random_pair(strategies.integers(1, 2), anything),
+                "groups": mostly(
+                    strategies.sampled_from([1, 1, 1, 2]),
+                    strategies.sampled_from([4, 0, -1, 3, None]),
                 ),
-                "stride": random_pair(small),
-                "padding": random_pair(small),
-                "dilation": random_pair(small),
-                "groups": strategies.sampled_from([1, 1, 1, 2, 4, 0, -1, 3]),
             }
         )
 

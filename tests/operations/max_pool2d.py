@@ -9,7 +9,7 @@ import fastconv
 from fastconv.reference import max_pool2d as reference
 
 from .base import FLOATING, Operation, at_least_one, pair
-from .mistakes import WrongCall, random_pair, random_tensor, wrong_pairs, wrong_tensors
+from .mistakes import WrongCall, mostly, random_pair, random_tensor, wrong_pairs, wrong_tensors
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -183,31 +183,20 @@ class MaxPool2d(Operation):
         return {name: value for name, value in call.items() if name != "input"}
 
     def random_calls(self):
-        small = strategies.integers(-1, 3)
-        sizes = strategies.integers(0, 7)
+        one_to_three, anything = strategies.integers(1, 3), strategies.integers(-1, 4)
+        extents, any_sizes = strategies.integers(4, 9), strategies.integers(0, 7)
+        dtypes = [torch.float32, torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool]
+        shapes = strategies.tuples(strategies.integers(0, 2), one_to_three, extents, extents)
         return strategies.fixed_dictionaries(
             {
                 "input": random_tensor(
-                    strategies.one_of(
-                        strategies.tuples(
-                            strategies.integers(0, 2), strategies.integers(1, 3), sizes, sizes
-                        ),
-                        strategies.lists(sizes, min_size=2, max_size=5),
-                    ),
-                    [
-                        torch.float32,
-                        torch.float32,
-                        torch.float64,
-                        torch.int64,
-                        torch.uint8,
-                        torch.bool,
-                    ],
+                    mostly(shapes, strategies.lists(any_sizes, min_size=2, max_size=5)), dtypes
                 ),
-                "kernel_size": random_pair(small),
-                "stride": random_pair(small),
-                "padding": random_pair(strategies.integers(-1, 1)),
-                "dilation": random_pair(small),
-                "ceil_mode": strategies.sampled_from([False, True, False, True, 1, None]),
+                "kernel_size": random_pair(one_to_three, anything),
+                "stride": random_pair(one_to_three, anything),
+                "padding": random_pair(strategies.integers(0, 1), anything),
+                "dilation": random_pair(strategies.integers(1, 2), anything),
+                "ceil_mode": mostly(strategies.booleans(), strategies.sampled_from([1, None])),
             }
         )
 
