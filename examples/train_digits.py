@@ -121,8 +121,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--threads",
         type=whole_number(1, cpus),
-        default=cpus,
-        help="default: all CPUs (%(default)s)",
+        default=1,
+        help="default: 1; so small a network gains little from more, and waits for them when busy",
     )
     parser.add_argument(
         "--seed", type=whole_number(0, 2**32 - 1), default=0, help="default: %(default)s"
