@@ -125,7 +125,7 @@ def show(path: Path, console: Console | None = None) -> None:
     rows, machine = report["benchmarks"], report["machine_info"]
     roof = machine.get("roof")
     console.print(
-        f"{machine['cpu'].get('brand_raw', machine['machine'])}, {machine['threads']} threads"
+        f"{machine['cpu'].get('brand_raw', machine['machine'])}, threads: {machine['threads']}"
     )
     if roof:
         console.print(
