@@ -315,6 +315,9 @@ def test_random_calls(operation):
     def law(call):
         expected = exception_of(operation.torch_functional, **call)
         error = exception_of(operation.functional, **call)
+        if expected is None and error and operation.torch_functional(**call).numel() == 0:
+            assert type(error) is RuntimeError, "torch looks away where there is nothing to compute"
+            return
         # torch's IndexError is an accident, of a weight without elements: RuntimeError is right.
         same = RuntimeError if isinstance(expected, IndexError) else type(expected)
         assert type(error) is same, f"{error!r} instead of {expected!r}"

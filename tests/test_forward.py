@@ -6,7 +6,7 @@ import torch
 from operations import every_case, every_case_and_dtype, every_operation
 from operations.base import as_truth
 
-import fastconv
+import fastconv.testing
 
 LAYOUTS = ("contiguous", "channels_last")
 
@@ -96,6 +96,17 @@ def test_cuda_agrees_with_the_reference(operation, case, dtype, layout):
         actual = door(**tensors)
         assert actual[0].is_cuda, name
         operation.check_outputs(case, tuple(output.cpu() for output in actual), expected, name)
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected"),
+    [(1.0, float("inf")), (float("inf"), -float("inf")), (float("nan"), 1.0)],
+)
+def test_comparison_tells_special_values_apart(actual, expected):
+    with pytest.raises(AssertionError):
+        fastconv.testing.assert_close(np.array([actual]), np.array([expected]), context="special")
+    for same in (actual, expected):
+        fastconv.testing.assert_close(np.array([same]), np.array([same]), context="special")
 
 
 @every_operation()

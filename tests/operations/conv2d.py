@@ -264,13 +264,20 @@ class Conv2d(Operation):
         return sizes | {name: call[name] for name in ("stride", "padding", "dilation", "groups")}
 
     def random_calls(self):
+        fitting = [(1, 2, 2), (1, 4, 4), (2, 4, 2), (4, 4, 1)]
+        return strategies.sampled_from(fitting).flatmap(lambda sizes: self._random_calls(*sizes))
+
+    def _random_calls(self, groups: int, channels: int, per_group: int):
         anything, any_sizes = strategies.integers(-1, 4), strategies.integers(0, 4)
-        one_to_three, extents = strategies.integers(1, 3), strategies.integers(4, 9)
-        channels = strategies.sampled_from([2, 4])
-        dtypes = [torch.float32] * 15 + [torch.float64]
-        images = strategies.tuples(strategies.integers(0, 3), channels, extents, extents)
-        weights = strategies.tuples(channels, channels, one_to_three, one_to_three)
-        biases = strategies.sampled_from([(2,), (4,), (2, 1)])
+        one_to_three, extents = strategies.integers(1, 3), strategies.integers(5, 9)
+        dtypes = [torch.float32] * 31 + [torch.float64]
+        images = strategies.tuples(
+            strategies.integers(0, 3), strategies.just(channels), extents, extents
+        )
+        weights = strategies.tuples(
+            strategies.just(4), strategies.just(per_group), one_to_three, one_to_three
+        )
+        biases = strategies.sampled_from([(4,), (4,), (2,), (4, 1)])
         return strategies.fixed_dictionaries(
             {
                 "input": random_tensor(
@@ -284,8 +291,7 @@ class Conv2d(Operation):
                 "padding": random_pair(strategies.integers(0, 2), anything),
                 "dilation": random_pair(strategies.integers(1, 2), anything),
                 "groups": mostly(
-                    strategies.sampled_from([1, 1, 1, 2]),
-                    strategies.sampled_from([4, 0, -1, 3, None]),
+                    strategies.just(groups), strategies.sampled_from([0, -1, 3, None])
                 ),
             }
         )
