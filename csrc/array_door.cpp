@@ -59,6 +59,50 @@ bool dtype_of(const dlpack::Tensor& tensor, DType& result) {
   return false;
 }
 
+// What DLPack calls a type.
+void set_type(DType dtype, dlpack::Tensor& tensor) {
+  tensor.type_bits = static_cast<uint8_t>(8 * size_of(dtype));
+  tensor.type_lanes = 1;
+  if (dtype == DType::kBFloat16)
+    tensor.type_code = dlpack::kBfloat;
+  else if (is_floating(dtype))
+    tensor.type_code = dlpack::kFloat;
+  else
+    tensor.type_code = dtype == DType::kUInt8 ? dlpack::kUInt : dlpack::kInt;
+}
+
+// A capsule that lends the memory of a new result; the consumer frees it.
+struct Lent {
+  dlpack::ManagedTensor managed{};
+  int64_t sizes[kMaxDims], strides[kMaxDims];
+  py::object owner;
+};
+
+py::capsule lend(const TensorView& view, py::object owner) {
+  auto* lent = new Lent;
+  lent->owner = std::move(owner);
+  std::copy(view.sizes, view.sizes + view.ndim, lent->sizes);
+  std::copy(view.strides, view.strides + view.ndim, lent->strides);
+  dlpack::Tensor& tensor = lent->managed.tensor;
+  tensor.data = view.data;
+  tensor.device_type = dlpack::kCpu;
+  tensor.ndim = view.ndim;
+  set_type(view.dtype, tensor);
+  tensor.shape = lent->sizes;
+  tensor.strides = lent->strides;
+  lent->managed.manager = lent;
+  lent->managed.deleter = [](dlpack::ManagedTensor* self) {
+    const py::gil_scoped_acquire locked;
+    delete static_cast<Lent*>(self->manager);
+  };
+  return py::capsule(&lent->managed, "dltensor", [](PyObject* capsule) {
+    // Still of this name: nobody took it.
+    if (!PyCapsule_IsValid(capsule, "dltensor")) return;
+    auto* managed = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule, "dltensor"));
+    managed->deleter(managed);
+  });
+}
+
 const char* const kKnownDTypes =
     "an array of float32, float64, float16, bfloat16, uint8 or int8 to int64";
 
@@ -66,16 +110,12 @@ void check_axes(const char* operation, int64_t ndim) {
   if (ndim > kMaxDims) fail(operation, "arrays of at most 8 axes", std::to_string(ndim) + " axes");
 }
 
+// NumPy has no bfloat16: results are of the type of a bfloat16 argument, or, as memory that goes on
+// through DLPack, of any type of that size.
 py::dtype numpy_dtype(DType dtype, const py::object& like) {
-  if (dtype == DType::kBFloat16) {
-    if (py::isinstance<py::array>(like)) {
-      DType of_like;
-      const py::dtype found = py::reinterpret_borrow<py::array>(like).dtype();
-      if (dtype_of(found, of_like) && of_like == DType::kBFloat16) return found;
-    }
-    return py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16"));
-  }
-  return py::dtype(name_of(dtype));
+  if (dtype != DType::kBFloat16) return py::dtype(name_of(dtype));
+  if (!py::isinstance<py::array>(like)) return py::dtype("uint16");
+  return py::reinterpret_borrow<py::array>(like).dtype();
 }
 
 // The package that made an array: the one that its standard namespace names, or the top of its
@@ -95,6 +135,8 @@ std::vector<int> axes_by_stride(int ndim, const int64_t* strides) {
 }
 
 }  // namespace
+
+py::capsule Exporter::dlpack() const { return lend(view, memory); }
 
 ArrayDoor::~ArrayDoor() {
   for (dlpack::ManagedTensor* tensor : borrowed_)
@@ -201,7 +243,7 @@ void ArrayDoor::run(const Operation& operation, Call& call) {
   if (py::isinstance<py::array>(kind_)) return;
   for (int i = 0; i < count_; ++i)
     if (py::isinstance<py::array>(results_[i]))
-      results_[i] = package_of(kind_).attr("from_dlpack")(results_[i]);
+      results_[i] = package_of(kind_).attr("from_dlpack")(Exporter{call.results[i], results_[i]});
 }
 
 TensorView ArrayDoor::empty_strided(int ndim, const int64_t* sizes, const int64_t* strides,

@@ -10,6 +10,14 @@
 
 namespace fastconv {
 
+// A result on its way to the package that made the arguments, for that package's from_dlpack.
+struct Exporter {
+  TensorView view;
+  pybind11::object memory;
+
+  pybind11::capsule dlpack() const;
+};
+
 class ArrayDoor : public Door {
  public:
   ~ArrayDoor() override;

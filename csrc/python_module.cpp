@@ -154,6 +154,11 @@ PYBIND11_MODULE(_core, m) {
     }
   });
 
+  py::class_<Exporter>(m, "Exporter", "A result, for a package's from_dlpack.")
+      .def("__dlpack__", [](const Exporter& self, const py::kwargs&) { return self.dlpack(); })
+      .def("__dlpack_device__",
+           [](const Exporter&) { return py::make_tuple(static_cast<int>(dlpack::kCpu), 0); });
+
   py::list schemas;
   for (const Operation& operation : operations()) {
     m.def(

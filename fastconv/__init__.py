@@ -1,10 +1,9 @@
-"""fastconv: convolution and pooling for PyTorch, NumPy and CuPy, behind the interfaces that you
-already know.
+"""fastconv: convolution and pooling for PyTorch, NumPy and CuPy, behind interfaces you know.
 
-fastconv.Conv2d, fastconv.MaxPool2d      in place of torch.nn's
-fastconv.functional.conv2d, .max_pool2d  in place of torch.nn.functional's; take NumPy and CuPy
-arrays too fastconv.backend("numba")                who computes; also a context manager
-fastconv.show_config()                   what is in use
+* ``fastconv.Conv2d``, ``fastconv.MaxPool2d``: in place of torch.nn's.
+* ``fastconv.functional``: in place of torch.nn.functional; takes NumPy and CuPy arrays too.
+* ``fastconv.backend("numba")``: who computes; also a context manager.
+* ``fastconv.show_config()``: what is in use.
 """
 
 from __future__ import annotations

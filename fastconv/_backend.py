@@ -1,7 +1,9 @@
 """Who computes: ``fastconv.backend(name)`` for the whole process.
 
-* native: the compiled kernels. * numba: compiled Python loops. * numpy: the reference. * torch:
-torch's own functions.
+* native: the compiled kernels.
+* numba: compiled Python loops.
+* numpy: the reference.
+* torch: torch's own functions.
 
 For torch tensors the switch is torch's own dispatch table: a backend registers its Python kernels
 over the compiled ones, so that eager calls, compiled graphs and autograd obey it alike.
@@ -28,10 +30,7 @@ array_core: Any = None
 
 
 class Switch:
-    """What :func:`backend` returns:
-
-    Leaving its ``with`` block restores the backend that was in use before the call.
-    """
+    """What :func:`backend` returns: leaving its ``with`` block restores the backend before it."""
 
     def __init__(self, before: str) -> None:
         self._before = before
@@ -72,10 +71,7 @@ def use(name: str) -> None:
 
 
 def serves_cuda() -> bool:
-    """Whether calls on CUDA tensors end in fastconv:
-
-    In its kernels, or in the error of a backend without any.
-    """
+    """Whether calls on CUDA tensors end in fastconv: its kernels, or the error of having none."""
     if current == "native" and _native.core is not None:
         return bool(_native.core.cuda_archs()) and _native.core.cuda_device_count() > 0
     return True

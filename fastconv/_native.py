@@ -23,10 +23,7 @@ failure: str | None = None  # why the compiled part is not in use
 
 
 def _find_torch_library() -> str:
-    """The file of the compiled torch door:
-
-    Beside this one, or beside ``_core`` in an editable install.
-    """
+    """The compiled torch door: beside this file, or beside ``_core`` in an editable install."""
     candidates = [_TORCH_LIBRARY]
     if core is not None and core.__file__:
         candidates.append(Path(core.__file__).with_name(_TORCH_LIBRARY.name))

@@ -1,7 +1,4 @@
-"""What tests of fastconv share:
-
-Inputs, tolerances, devices, and a comparison whose failure says where and how much.
-"""
+"""What tests share: inputs, tolerances, devices, a comparison that says where and how much."""
 
 from __future__ import annotations
 
@@ -75,7 +72,7 @@ def assert_close(
     with np.errstate(invalid="ignore"):
         error = np.where(got == want, 0.0, np.abs(got - want))
     error = np.where(np.isnan(got) & np.isnan(want), 0.0, error)
-    bad = ~(error <= atol + rtol * np.abs(want))
+    bad = ~(error <= atol + rtol * np.abs(np.where(np.isnan(want), 0.0, want)))
     if bad.any():
         raise AssertionError(_report(context, got, want, error, bad, rtol, atol))
 
@@ -83,10 +80,7 @@ def assert_close(
 def _report(
     context: str, got: Any, want: Any, error: Any, bad: Any, rtol: float, atol: float
 ) -> str:
-    """Which elements are wrong, and how the wrong ones are spread along each axis:
-
-    Tails and tiles show at a glance.
-    """
+    """Which elements are wrong, and how they are spread along each axis: tails and tiles show."""
     order = np.argsort(np.where(np.isnan(error), np.inf, error), axis=None)[::-1]
     worst = [tuple(map(int, np.unravel_index(i, bad.shape))) for i in order[:5]]
     lines = [
@@ -103,10 +97,7 @@ def _report(
 
 
 def devices() -> list[str]:
-    """The devices that fastconv can be tested on here:
-
-    ``cpu``, and ``cuda`` if torch and fastconv see one.
-    """
+    """The devices to test on here: ``cpu``, and ``cuda`` if torch and fastconv see one."""
     from fastconv import _native
 
     core = _native.core

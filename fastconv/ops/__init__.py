@@ -1,7 +1,4 @@
-"""The operations as torch custom ops, ``torch.ops.fastconv.*``:
-
-Schema, laws, derivative, batching, one file each.
-"""
+"""The torch ops ``torch.ops.fastconv.*``: schema, laws, derivative, batching, a file each."""
 
 from __future__ import annotations
 

@@ -65,10 +65,7 @@ class Op:
     def backward(
         self, needs: Sequence[bool], grad: Tensor, tensors: Sequence[Any], constants: Sequence[Any]
     ) -> Grads:
-        """The gradient by each tensor argument, from that by the first result;
-
-        None where not needed.
-        """
+        """The gradient by each tensor argument, from that by the first result; None: not needed."""
         raise NotImplementedError
 
     def jvp(
@@ -80,18 +77,13 @@ class Op:
     def fold(
         self, batch: int, dims: Sequence[int | None], *arguments: Any
     ) -> tuple[tuple[Any, ...], Unfold]:
-        """vmap:
-
-        (arguments of one call that does the whole batch, its result -> the results stacked on axis
-        0).
+        """vmap: the arguments of one call that does the whole batch, and what makes the results of
+        its result, stacked on axis 0.
         """
         raise NotImplementedError
 
     def flops(self, *arguments: Any, **keywords: Any) -> int:
-        """Floating-point operations;
-
-        Tensors and results come as their shapes (torch.utils.flop_counter).
-        """
+        """Floating-point operations; tensors and results come as their shapes."""
         return 0
 
 
@@ -164,10 +156,7 @@ def _register_autocast(op: Op) -> None:
 
 
 def to_autocast_dtype(arguments: tuple[Any, ...], device: str) -> tuple[Any, ...]:
-    """torch's rule for lower-precision ops:
-
-    Floating tensors of that device, but float64, are cast.
-    """
+    """torch's rule: floating tensors of that device, but for float64, are cast."""
     dtype = torch.get_autocast_dtype(device)
 
     def lowered(value: Any) -> Any:

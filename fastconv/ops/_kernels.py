@@ -1,7 +1,4 @@
-"""Kernels that serve the torch ops when the compiled ones do not:
-
-NumPy, Numba, and torch's own functions.
-"""
+"""Kernels of the torch ops where the compiled ones do not serve: NumPy, Numba, torch's own."""
 
 from __future__ import annotations
 
