@@ -78,27 +78,24 @@ struct PixelSource {
   }
 
   // target[(x - x_begin) * x_stride + (m - m_begin)], x = c * tap_count + t.
+  // What is inside depends on the run and the tap, not on the channel: the innermost loop is over
+  // channels, and a run that fits a register moves in one load and one store.
   void pack_along_pixels(int64_t m_begin, int64_t m_end, int64_t x_begin, int64_t x_end, T* target,
                          int64_t x_stride) const {
     const int64_t step = pixel_stride();
     for_each_run(grid, m_begin, m_end,
                  [&](int64_t n, int64_t i, int64_t j, int64_t count, int64_t offset) {
-                   int64_t c = x_begin / tap_count, t = x_begin % tap_count;
-                   for (int64_t x = x_begin; x < x_end; ++x) {
+                   for (int64_t t = 0; t < tap_count; ++t) {
+                     const int64_t c = divide_up(larger(x_begin - t, int64_t{0}), tap_count);
+                     const int64_t c_end = divide_up(larger(x_end - t, int64_t{0}), tap_count);
+                     if (c >= c_end) continue;
                      const Tap& tap = taps[t];
-                     T* to = target + (x - x_begin) * x_stride + offset;
-                     if (!row_inside(tap, i)) {
-                       clear_run(to, count);
-                     } else {
-                       const int64_t from = clamp(tap.j_begin, j, j + count),
-                                     until = clamp(tap.j_end, from, j + count);
-                       if (from > j) clear_run(to, from - j);
-                       if (until > from)
-                         copy_run(to + (from - j), row_of(tap, n, i) + c * stride_c + from * step,
-                                  step, until - from);
-                       if (j + count > until) clear_run(to + (until - j), j + count - until);
-                     }
-                     if (++t == tap_count) t = 0, ++c;
+                     const bool inside = row_inside(tap, i);
+                     const int64_t from = inside ? clamp(tap.j_begin, j, j + count) : j;
+                     const int64_t until = inside ? clamp(tap.j_end, from, j + count) : j;
+                     const S* row = row_of(tap, n, inside ? i : 0) + c * stride_c + from * step;
+                     T* to = target + (c * tap_count + t - x_begin) * x_stride + offset;
+                     pack_run(to, tap_count * x_stride, row, c_end - c, count, from - j, until - j);
                    }
                  });
   }
@@ -131,6 +128,26 @@ struct PixelSource {
   }
 
  private:
+  // For each of `channels` channels: `count` pixels, of which [begin, end) are read from `from` on
+  // and the others are zero.
+  FASTCONV_INLINE void pack_run(T* to, int64_t to_stride, const S* from, int64_t channels,
+                                int64_t count, int64_t begin, int64_t end) const {
+    constexpr int64_t kLanes = Vec<T>::kLanes;
+    const int64_t step = pixel_stride();
+    if (begin == end) {
+      for (int64_t c = 0; c < channels; ++c, to += to_stride) clear_run(to, count);
+    } else if (step == 1 && count <= kLanes) {
+      for (int64_t c = 0; c < channels; ++c, to += to_stride, from += stride_c)
+        store_some(to, load_between_as_compute(from, begin, end), count);
+    } else {
+      for (int64_t c = 0; c < channels; ++c, to += to_stride, from += stride_c) {
+        if (begin > 0) clear_run(to, begin);
+        copy_run(to + begin, from, step, end - begin);
+        if (end < count) clear_run(to + end, count - end);
+      }
+    }
+  }
+
   FASTCONV_INLINE static int64_t clamp(int64_t value, int64_t low, int64_t high) {
     return value < low ? low : value > high ? high : value;
   }

@@ -180,7 +180,10 @@ FASTCONV_INLINE void copy_run(Compute<S>* target, const S* source, int64_t strid
 
 template <class T>
 FASTCONV_INLINE void clear_run(T* target, int64_t count) {
-  __builtin_memset(target, 0, static_cast<unsigned long>(count) * sizeof(T));
+  constexpr int64_t kLanes = Vec<T>::kLanes;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) Vec<T>::zero().store(target + i);
+  if (i < count) store_some(target + i, Vec<T>::zero(), count - i);
 }
 
 // target[i * stride] = source[i] + addend, narrowed to the storage type.

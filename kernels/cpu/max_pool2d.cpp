@@ -249,47 +249,59 @@ struct Backward {
   const int64_t* indices;
   S* grad_input;
 
-  // sums[h * W + w] of channels [c, c_end) lie plane_stride and channel_stride apart.
-  FASTCONV_INLINE void scatter(int64_t n, int64_t c, int64_t c_end, T* sums, int64_t row_stride,
-                               int64_t column_stride, int64_t channel_stride) const {
-    const int64_t plane = s.H * s.W;
-    const bool dense = row_stride == s.W * column_stride;
-    for (int64_t p = 0; p < s.P; ++p)
-      for (int64_t q = 0; q < s.Q; ++q) {
-        const S* from = grad_output + n * s.output.s[0] + p * s.output.s[2] + q * s.output.s[3];
-        const int64_t* at = indices + n * s.indices.s[0] + p * s.indices.s[2] + q * s.indices.s[3];
-        for (int64_t i = c; i < c_end; ++i) {
-          const int64_t index = at[i * s.indices.s[1]];
-          if (index < 0 || index >= plane) continue;
-          const int64_t offset = dense ? index * column_stride
-                                       : index / s.W * row_stride + index % s.W * column_stride;
-          sums[offset + (i - c) * channel_stride] += to_compute(from[i * s.output.s[1]]);
-        }
-      }
-  }
-
-  void channels(int64_t n, int64_t c, int64_t c_end) const {
-    S* to = grad_input + n * s.input.s[0] + c * s.input.s[1];
-    const int64_t count = c_end - c;
-    if constexpr (kSame<S, T>) {
-      fill(to, count, [](int64_t, int64_t, int64_t) { return T{0}; });
-      scatter(n, c, c_end, to, s.input.s[2], s.input.s[3], s.input.s[1]);
-    } else {
-      Scratch<T> sums(s.H * s.W * count);
-      __builtin_memset(sums.data(), 0, static_cast<unsigned long>(s.H * s.W * count) * sizeof(T));
-      scatter(n, c, c_end, sums.data(), s.W * count, count, 1);
-      fill(to, count,
-           [&](int64_t h, int64_t w, int64_t i) { return sums.data()[(h * s.W + w) * count + i]; });
+  // Adds `count` gradients, each to its plane's sum: that of index h * W + w of lane l lies at
+  // (h * W + w) * pixel_stride + l * lane_stride.
+  FASTCONV_INLINE void scatter(const S* from, int64_t from_stride, const int64_t* at,
+                               int64_t at_stride, int64_t count, T* sums, int64_t pixel_stride,
+                               int64_t lane_stride) const {
+    const uint64_t plane = static_cast<uint64_t>(s.H * s.W);
+    for (int64_t l = 0; l < count; ++l) {
+      const int64_t index = at[l * at_stride];
+      if (static_cast<uint64_t>(index) < plane)
+        sums[index * pixel_stride + l * lane_stride] += to_compute(from[l * from_stride]);
     }
   }
 
-  template <class Get>
-  FASTCONV_INLINE void fill(S* to, int64_t count, const Get& get) const {
+  // Channels [c, c_end) of image n, into sums[h * W + w][c]; a pixel's channels lie next to each
+  // other. Outputs in row-major order: of one channel a row at a time, else a pixel at a time.
+  void scatter_planes(int64_t n, int64_t c, int64_t c_end, T* sums, int64_t pixel_stride) const {
+    const int64_t channels = c_end - c;
+    if (pixel_stride == channels)
+      clear(sums, s.H * s.W * channels);
+    else
+      for (int64_t m = 0; m < s.H * s.W; ++m) clear(sums + m * pixel_stride, channels);
+    for (int64_t p = 0; p < s.P; ++p) {
+      const S* from = grad_output + n * s.output.s[0] + c * s.output.s[1] + p * s.output.s[2];
+      const int64_t* at = indices + n * s.indices.s[0] + c * s.indices.s[1] + p * s.indices.s[2];
+      if (channels > 1) {
+        for (int64_t q = 0; q < s.Q; ++q)
+          scatter(from + q * s.output.s[3], s.output.s[1], at + q * s.indices.s[3], s.indices.s[1],
+                  channels, sums, pixel_stride, 1);
+      } else if (s.output.s[3] == 1 && s.indices.s[3] == 1 && pixel_stride == 1) {
+        scatter(from, 1, at, 1, s.Q, sums, 1, 0);
+      } else {
+        scatter(from, s.output.s[3], at, s.indices.s[3], s.Q, sums, pixel_stride, 0);
+      }
+    }
+  }
+
+  FASTCONV_INLINE static void clear(T* p, int64_t count) {
+    __builtin_memset(p, 0, static_cast<unsigned long>(count) * sizeof(T));
+  }
+
+  void planes(int64_t n, int64_t c, int64_t c_end) const {
+    S* to = grad_input + n * s.input.s[0] + c * s.input.s[1];
+    const int64_t channels = c_end - c;
+    const bool dense = s.input.s[2] == s.W * s.input.s[3] && (channels == 1 || s.input.s[1] == 1);
+    if constexpr (kSame<S, T>)
+      if (dense) return scatter_planes(n, c, c_end, to, s.input.s[3]);
+    Scratch<T> sums(s.H * s.W * channels);
+    scatter_planes(n, c, c_end, sums.data(), channels);
     for (int64_t h = 0; h < s.H; ++h)
       for (int64_t w = 0; w < s.W; ++w)
-        for (int64_t i = 0; i < count; ++i)
+        for (int64_t i = 0; i < channels; ++i)
           to[h * s.input.s[2] + w * s.input.s[3] + i * s.input.s[1]] =
-              from_compute<S>(get(h, w, i));
+              from_compute<S>(sums.data()[(h * s.W + w) * channels + i]);
   }
 
   void run() const {
@@ -303,7 +315,7 @@ struct Backward {
     parallel_for(s.N * blocks, (int64_t{1} << 14) / work + 1, [&](int64_t begin, int64_t end) {
       for (int64_t task = begin; task < end; ++task) {
         const int64_t c = task % blocks * block;
-        channels(task / blocks, c, smaller(c + block, s.C));
+        planes(task / blocks, c, smaller(c + block, s.C));
       }
     });
   }

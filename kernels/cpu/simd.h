@@ -229,6 +229,24 @@ FASTCONV_INLINE Vec<Compute<S>> load_some_as_compute(const S* p, int64_t count) 
   }
 }
 
+// Lanes [begin, end) are p[0], p[1], ...; the others zero. Nothing else of memory is touched.
+template <class S>
+FASTCONV_INLINE Vec<Compute<S>> load_between_as_compute(const S* p, int64_t begin, int64_t end) {
+#if defined(__AVX512F__)
+  const uint32_t mask = ((1u << end) - 1) & ~((1u << begin) - 1);
+  if constexpr (sizeof(S) == 4)
+    return {(typename Vec<S>::Raw)_mm512_maskz_loadu_epi32((__mmask16)mask, p - begin)};
+  else if constexpr (sizeof(S) == 8)
+    return {(typename Vec<S>::Raw)_mm512_maskz_loadu_epi64((__mmask8)mask, p - begin)};
+  else
+    return widen((HalfRaw)_mm256_maskz_loadu_epi16((__mmask16)mask, p - begin), S{});
+#else
+  S lanes[Vec<Compute<S>>::kLanes] = {};
+  __builtin_memcpy(lanes + begin, p, static_cast<unsigned long>(end - begin) * sizeof(S));
+  return load_as_compute(lanes);
+#endif
+}
+
 template <class S>
 FASTCONV_INLINE void store_from_compute(S* p, Vec<Compute<S>> v) {
   if constexpr (kSame<S, Compute<S>>)
