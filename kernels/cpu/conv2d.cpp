@@ -21,14 +21,11 @@
 
 #include "../parallel.h"
 #include "conv2d_depthwise.h"
+#include "conv2d_shifted.h"
+#include "conv2d_weights.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
-
-// A task's pixels: the unfolded block of one depth block stays in L2. Its target channels: they
-// bound the block of sums to 192 KiB.
-constexpr int64_t kPixelBlock = 192;
-constexpr int64_t kChannelBlock = 256;
 
 // Tiles [k][m]: runs of pixels are contiguous in the target.
 template <class S>
@@ -75,57 +72,6 @@ struct StoreChannelLanes {
                  });
   }
 };
-
-// [g][k][c * taps + t]: rows of operand a.
-template <class S>
-void pack_weight_rows(const Product<S>& p, Compute<S>* packed) {
-  const int64_t C = p.source.C, taps = p.source.tap_count, depth = p.source.depth();
-  parallel_for(p.G * p.K, (int64_t{1} << 14) / (depth + 1) + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const S* from = p.weight + row / p.K * p.weight_g + row % p.K * p.weight_k;
-      Compute<S>* to = packed + row * depth;
-      for (int64_t c = 0; c < C; ++c)
-        for (int64_t t = 0; t < taps; ++t)
-          *to++ = to_compute(from[c * p.weight_c + p.source.taps[t].weight]);
-    }
-  });
-}
-
-// [g][panel][t * C + c][kTileColumns]: panels of operand b. Written in pieces that stay in L1, for
-// the lanes of a panel lie far apart in the weight.
-template <class S>
-void pack_weight_panels(const Product<S>& p, Compute<S>* packed) {
-  using T = Compute<S>;
-  constexpr int64_t kColumns = kTileColumns<T>, kPiece = 64;
-  const int64_t C = p.source.C, taps = p.source.tap_count, depth = p.source.depth();
-  const int64_t panels = divide_up(p.K, kColumns), pieces = divide_up(C, kPiece);
-  parallel_for(p.G * panels * pieces, 512 / (taps + 1) + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t panel = task / pieces % panels, g = task / pieces / panels;
-      const int64_t c_begin = task % pieces * kPiece, c_end = smaller(c_begin + kPiece, C);
-      const int64_t k_begin = panel * kColumns, lanes = smaller(kColumns, p.K - k_begin);
-      const S* from = p.weight + g * p.weight_g + k_begin * p.weight_k;
-      T* to = packed + (g * panels + panel) * depth * kColumns;
-      for (int64_t t = 0; t < taps; ++t) {
-        T* rows = to + t * C * kColumns;
-        const S* tap = from + p.source.taps[t].weight;
-        if (lanes < kColumns) clear_run(rows + c_begin * kColumns, (c_end - c_begin) * kColumns);
-        for (int64_t lane = 0; lane < lanes; ++lane)
-          for (int64_t c = c_begin; c < c_end; ++c)
-            rows[c * kColumns + lane] = to_compute(tap[lane * p.weight_k + c * p.weight_c]);
-      }
-    }
-  });
-}
-
-// The weight of a group is already [k][c * taps + t], in the compute type.
-template <class S>
-bool weight_is_plain(const Product<S>& p) {
-  if (!kSame<S, Compute<S>> || p.weight_c != p.source.tap_count) return false;
-  for (int64_t t = 0; t < p.source.tap_count; ++t)
-    if (p.source.taps[t].weight != t) return false;
-  return true;
-}
 
 // Blocks of pixels and channels such that every thread has work; never smaller than a tile is
 // worth.
@@ -177,19 +123,14 @@ template <class S>
 void run_pixel_lanes(const Product<S>& p) {
   using T = Compute<S>;
   const int64_t depth = p.source.depth(), pixel_count = p.source.grid.count();
-  const bool plain = weight_is_plain(p);
-  Scratch<T> packed_weight(plain ? 0 : p.G * p.K * depth);
-  if (!plain) pack_weight_rows(p, packed_weight.data());
-
+  const WeightRows<S> weight(p);
   const Blocking blocks(pixel_count, p.K, p.G, kTileColumns<T>, kTileRows);
   for_each_task(blocks, pixel_count, p.K, p.G,
                 [&](int64_t g, int64_t m, int64_t m_end, int64_t k, int64_t k_end) {
                   const PixelSource<S> source = source_of_group(p, g);
                   Scratch<T> unfolded(blocks.pixels * smaller(kDepthBlock<T>, depth));
                   PixelPanels<S> panels{source, m, m_end, unfolded.data()};
-                  DirectRows<T> rows{packed_weight.data() + (g * p.K + k) * depth, depth, 1};
-                  if constexpr (kSame<S, T>)
-                    if (plain) rows = {p.weight + g * p.weight_g + k * p.weight_k, p.weight_k, 1};
+                  DirectRows<T> rows = weight.rows(g, k);
                   const int64_t channel = g * p.K + k;
                   const StorePixelLanes<S> store{p.target,
                                                  p.target.data + channel * p.target.stride_k,
@@ -245,6 +186,8 @@ void run_product(Product<S>& p, Tap* taps, int64_t tap_count) {
     run_depthwise(p);
   else if (p.target.stride_k == 1 && (p.target.stride_j != 1 || p.target.grid.J == 1))
     run_channel_lanes(p);
+  else if (shifting_pays(p))
+    run_shifted(p);
   else
     run_pixel_lanes(p);
 }

@@ -190,6 +190,11 @@ FASTCONV_INLINE void set_columns_inside(Tap& tap, const PixelSource<S>& source) 
   tap.j_begin = smaller(begin, tap.j_end);
 }
 
+// A task's pixels: the unfolded block of one depth block stays in L2. Its target channels: they
+// bound the block of sums to 192 KiB.
+constexpr int64_t kPixelBlock = 192;
+constexpr int64_t kChannelBlock = 256;
+
 // Where results go.
 template <class S>
 struct Target {
@@ -228,7 +233,9 @@ struct PixelPanels {
       source.pack_along_pixels(m, next, begin, end, to, kTileColumns<T>);
     }
   }
-  FASTCONV_INLINE const T* panel(int64_t j) const { return packed + j * kTileColumns<T> * depth; }
+  FASTCONV_INLINE PackedPanel<T> panel(int64_t j) const {
+    return {packed + j * kTileColumns<T> * depth};
+  }
 };
 
 // a[m][x]: rows are pixels, packed by the thread that uses them.

@@ -86,7 +86,9 @@ struct ChannelPanels {
       source.pack_along_channels(m_begin + begin, m_begin + end, x, next, to, kTileColumns<T>);
     }
   }
-  FASTCONV_INLINE const T* panel(int64_t j) const { return packed + j * kTileColumns<T> * depth; }
+  FASTCONV_INLINE PackedPanel<T> panel(int64_t j) const {
+    return {packed + j * kTileColumns<T> * depth};
+  }
 };
 
 // Where element (row, column) of a group's product belongs in grad_weight.

@@ -52,8 +52,22 @@ struct DirectRows {
   }
 };
 
-// An operand b: `panel(j)` points to kTileColumns columns of the block prepared last,
-// [depth][kTileColumns].
+// A panel of b: at(d) points to its kTileColumns columns in row d of the block prepared last.
+template <class T>
+struct PackedPanel {
+  const T* data;  // [depth][kTileColumns]
+  FASTCONV_INLINE const T* at(int64_t d) const { return data + d * kTileColumns<T>; }
+};
+
+// A panel whose row d lies offsets[d] away from one place: what a window reads of an image.
+template <class T>
+struct ShiftedPanel {
+  const T* data;
+  const int64_t* offsets;
+  FASTCONV_INLINE const T* at(int64_t d) const { return data + offsets[d]; }
+};
+
+// An operand b: `panel(j)` gives one panel of the block prepared last.
 template <class T>
 struct PackedPanels {
   const T* data;  // [panel][depth][kTileColumns]
@@ -61,14 +75,14 @@ struct PackedPanels {
   int64_t begin = 0;
 
   FASTCONV_INLINE void prepare(int64_t from, int64_t) { begin = from; }
-  FASTCONV_INLINE const T* panel(int64_t j) const {
-    return data + (j * depth + begin) * kTileColumns<T>;
+  FASTCONV_INLINE PackedPanel<T> panel(int64_t j) const {
+    return {data + (j * depth + begin) * kTileColumns<T>};
   }
 };
 
 // c[kRows][kTileColumns] (+)= a * b. kDepthContiguous: depth_stride is 1, else row_stride is.
-template <class T, int kRows, bool kDepthContiguous>
-void multiply_tile(int64_t depth, const T* __restrict a, int64_t a_stride, const T* __restrict b,
+template <class T, int kRows, bool kDepthContiguous, class Panel>
+void multiply_tile(int64_t depth, const T* __restrict a, int64_t a_stride, const Panel b,
                    T* __restrict c, int64_t c_stride, bool accumulate) {
   using V = Vec<T>;
   V sums[kRows][kTileVectors];
@@ -81,7 +95,7 @@ void multiply_tile(int64_t depth, const T* __restrict a, int64_t a_stride, const
   for (int64_t d = 0; d < depth; ++d) {
     V columns[kTileVectors];
 #pragma GCC unroll 4
-    for (int j = 0; j < kTileVectors; ++j) columns[j] = V::load(b + j * V::kLanes);
+    for (int j = 0; j < kTileVectors; ++j) columns[j] = V::load(b.at(d) + j * V::kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
       const V row = V::broadcast(kDepthContiguous ? a[i * a_stride] : a[i]);
@@ -89,7 +103,6 @@ void multiply_tile(int64_t depth, const T* __restrict a, int64_t a_stride, const
       for (int j = 0; j < kTileVectors; ++j) sums[i][j] = sums[i][j] + row * columns[j];
     }
     a += kDepthContiguous ? 1 : a_stride;
-    b += kTileColumns<T>;
   }
 
 #pragma GCC unroll 16
@@ -104,8 +117,8 @@ FASTCONV_INLINE int64_t next_tile_rows(int64_t rest) {
   return rest >= 6 ? 6 : rest >= 4 ? 4 : rest >= 2 ? 2 : 1;
 }
 
-template <class T, bool kDepthContiguous>
-void multiply_rows(int64_t rows, int64_t depth, const T* a, int64_t a_stride, const T* b, T* c,
+template <class T, bool kDepthContiguous, class Panel>
+void multiply_rows(int64_t rows, int64_t depth, const T* a, int64_t a_stride, const Panel b, T* c,
                    int64_t c_stride, bool accumulate) {
   switch (rows) {
     case kTileRows:
@@ -141,7 +154,7 @@ void multiply_block(int64_t rows, int64_t columns, int64_t depth, Rows& a, Panel
     a.prepare(begin, end);
     b.prepare(begin, end);
     for (int64_t j = 0; j < panels; ++j) {
-      const T* panel = b.panel(j);
+      const auto panel = b.panel(j);
       for (int64_t i = 0; i < rows;) {
         const int64_t count = next_tile_rows(rows - i);
         T* c = one_block ? tile : sums.data() + i * stride + j * kTileColumns<T>;

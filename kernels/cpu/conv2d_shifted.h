@@ -1,0 +1,126 @@
+// Dense convolution whose window moves by one over rows without gaps (NCHW, stride 1; every phase of
+// an input's gradient): a strip of the source is copied once, with its padding, and pixel m of a grid
+// as wide as the padded rows reads tap t of channel c at m + offset(c, t). Nothing is unfolded; the
+// few pixels between two rows are computed in vain.
+//
+// One task = a strip of target rows of one image and group. Cost: 2 * N*K*I*width * C*taps flops.
+#pragma once
+#include "conv2d_weights.h"
+
+namespace fastconv::cpu::FASTCONV_ISA {
+
+// What a strip of target rows reads, [C][rows + halo][width].
+template <class S>
+class ShiftedStrip {
+ public:
+  using T = Compute<S>;
+
+  explicit ShiftedStrip(const PixelSource<S>& source) : padded_(source), origin_(source.taps[0]) {
+    Tap last = origin_;
+    for (int64_t t = 1; t < source.tap_count; ++t) {
+      const Tap& tap = source.taps[t];
+      origin_.h = smaller(origin_.h, tap.h), origin_.w = smaller(origin_.w, tap.w);
+      last.h = larger(last.h, tap.h), last.w = larger(last.w, tap.w);
+    }
+    halo_ = last.h - origin_.h;
+    padded_.grid.I += halo_;
+    padded_.grid.J += last.w - origin_.w;
+    set_columns_inside(origin_, padded_);
+    padded_.tap_count = 1;
+    rows_ = larger(kPixelBlock / width(), int64_t{1});
+  }
+
+  FASTCONV_INLINE int64_t width() const { return padded_.grid.J; }
+  FASTCONV_INLINE int64_t rows() const { return rows_; }  // target rows of a strip
+  FASTCONV_INLINE int64_t plane() const { return (rows_ + halo_) * width(); }
+  FASTCONV_INLINE int64_t size() const { return padded_.C * plane() + kTileColumns<T>; }
+
+  void set_offsets(const PixelSource<S>& source, int64_t* offsets) const {
+    for (int64_t c = 0; c < source.C; ++c)
+      for (int64_t t = 0; t < source.tap_count; ++t)
+        *offsets++ =
+            c * plane() + (source.taps[t].h - origin_.h) * width() + source.taps[t].w - origin_.w;
+  }
+
+  // Copies what target rows [i, i_end) of image n of a group read.
+  void fill(const S* group, int64_t n, int64_t i, int64_t i_end, T* strip) const {
+    PixelSource<S> padded = padded_;
+    padded.data = group;
+    padded.taps = &origin_;
+    const int64_t row = n * padded.grid.I + i;
+    clear_run(strip + padded.C * plane(), kTileColumns<T>);
+    padded.pack_along_pixels(row * width(), (row + i_end - i + halo_) * width(), 0, padded.C, strip,
+                             plane());
+  }
+
+ private:
+  PixelSource<S> padded_;
+  Tap origin_;
+  int64_t halo_ = 0, rows_ = 0;
+};
+
+// Operand b of a strip.
+template <class T>
+struct ShiftedPanels {
+  const T* strip;
+  const int64_t* offsets;
+  int64_t begin = 0;
+
+  FASTCONV_INLINE void prepare(int64_t from, int64_t) { begin = from; }
+  FASTCONV_INLINE ShiftedPanel<T> panel(int64_t j) const {
+    return {strip + j * kTileColumns<T>, offsets + begin};
+  }
+};
+
+// Unfolding costs about as much as 16 of the K products that each unfolded element takes part in;
+// beyond rows of 512 the strip leaves L2 (measured on a Xeon with AVX-512, 2026-11).
+template <class S>
+bool shifting_pays(const Product<S>& p) {
+  const PixelSource<S>& source = p.source;
+  if (source.pixel_stride() != 1 || source.step_h != 1 || source.tap_count < 2 || source.C == 0)
+    return false;
+  const int64_t width = ShiftedStrip<S>(source).width(), J = source.grid.J;
+  return width <= 512 && (width - J) * p.K <= 16 * J;
+}
+
+template <class S>
+void run_shifted(const Product<S>& p) {
+  using T = Compute<S>;
+  const ShiftedStrip<S> strip(p.source);
+  const int64_t depth = p.source.depth(), I = p.source.grid.I, J = p.source.grid.J;
+  const WeightRows<S> weight(p);
+  Scratch<int64_t> offsets(depth);
+  strip.set_offsets(p.source, offsets.data());
+  const int64_t strips = divide_up(I, strip.rows());
+  parallel_for(p.source.grid.N * p.G * strips, 1, [&](int64_t begin, int64_t end) {
+    Scratch<T> memory(strip.size());
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t i = task % strips * strip.rows(), i_end = smaller(i + strip.rows(), I);
+      const int64_t g = task / strips % p.G, n = task / strips / p.G;
+      strip.fill(p.source.data + g * p.source.C * p.source.stride_c, n, i, i_end, memory.data());
+      for (int64_t k = 0; k < p.K; k += kChannelBlock) {
+        const int64_t channel = g * p.K + k;
+        DirectRows<T> rows = weight.rows(g, k);
+        ShiftedPanels<T> panels{memory.data(), offsets.data()};
+        S* to = p.target.data + n * p.target.stride_n + i * p.target.stride_i +
+                channel * p.target.stride_k;
+        const auto store = [&](int64_t r, int64_t count, int64_t m, int64_t columns, const T* tile,
+                               int64_t stride) {
+          for_each_run({1, i_end - i, strip.width()}, m, m + columns,
+                       [&](int64_t, int64_t row, int64_t j, int64_t length, int64_t offset) {
+                         for (int64_t q = 0; q < count && j < J; ++q)
+                           store_run(to + (r + q) * p.target.stride_k + row * p.target.stride_i +
+                                         j * p.target.stride_j,
+                                     p.target.stride_j, tile + q * stride + offset,
+                                     smaller(length, J - j),
+                                     p.bias ? p.bias[channel + r + q] : T{0});
+                       });
+        };
+        multiply_block<T>(smaller(p.K - k, kChannelBlock), (i_end - i - 1) * strip.width() + J,
+                          depth, rows, panels, store);
+      }
+    }
+  });
+}
+
+}  // namespace fastconv::cpu::FASTCONV_ISA

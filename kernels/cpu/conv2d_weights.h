@@ -1,0 +1,87 @@
+// The weight as an operand of conv2d.cpp's products: rows of operand a where lanes are pixels, panels
+// of operand b where lanes are channels.
+#pragma once
+#include "../parallel.h"
+#include "conv2d_pixels.h"
+
+namespace fastconv::cpu::FASTCONV_ISA {
+
+// [g][k][c * taps + t]: rows of operand a.
+template <class S>
+void pack_weight_rows(const Product<S>& p, Compute<S>* packed) {
+  const int64_t C = p.source.C, taps = p.source.tap_count, depth = p.source.depth();
+  parallel_for(p.G * p.K, (int64_t{1} << 14) / (depth + 1) + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const S* from = p.weight + row / p.K * p.weight_g + row % p.K * p.weight_k;
+      Compute<S>* to = packed + row * depth;
+      for (int64_t c = 0; c < C; ++c)
+        for (int64_t t = 0; t < taps; ++t)
+          *to++ = to_compute(from[c * p.weight_c + p.source.taps[t].weight]);
+    }
+  });
+}
+
+// [g][panel][t * C + c][kTileColumns]: panels of operand b. Written in pieces that stay in L1, for
+// the lanes of a panel lie far apart in the weight.
+template <class S>
+void pack_weight_panels(const Product<S>& p, Compute<S>* packed) {
+  using T = Compute<S>;
+  constexpr int64_t kColumns = kTileColumns<T>, kPiece = 64;
+  const int64_t C = p.source.C, taps = p.source.tap_count, depth = p.source.depth();
+  const int64_t panels = divide_up(p.K, kColumns), pieces = divide_up(C, kPiece);
+  parallel_for(p.G * panels * pieces, 512 / (taps + 1) + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t panel = task / pieces % panels, g = task / pieces / panels;
+      const int64_t c_begin = task % pieces * kPiece, c_end = smaller(c_begin + kPiece, C);
+      const int64_t k_begin = panel * kColumns, lanes = smaller(kColumns, p.K - k_begin);
+      const S* from = p.weight + g * p.weight_g + k_begin * p.weight_k;
+      T* to = packed + (g * panels + panel) * depth * kColumns;
+      for (int64_t t = 0; t < taps; ++t) {
+        T* rows = to + t * C * kColumns;
+        const S* tap = from + p.source.taps[t].weight;
+        if (lanes < kColumns) clear_run(rows + c_begin * kColumns, (c_end - c_begin) * kColumns);
+        for (int64_t lane = 0; lane < lanes; ++lane)
+          for (int64_t c = c_begin; c < c_end; ++c)
+            rows[c * kColumns + lane] = to_compute(tap[lane * p.weight_k + c * p.weight_c]);
+      }
+    }
+  });
+}
+
+// The weight of a group is already [k][c * taps + t], in the compute type.
+template <class S>
+bool weight_is_plain(const Product<S>& p) {
+  if (!kSame<S, Compute<S>> || p.weight_c != p.source.tap_count) return false;
+  for (int64_t t = 0; t < p.source.tap_count; ++t)
+    if (p.source.taps[t].weight != t) return false;
+  return true;
+}
+
+// Operand a of the arrangements whose lanes are pixels: the weight, packed only if it must be.
+template <class S>
+class WeightRows {
+ public:
+  using T = Compute<S>;
+
+  explicit WeightRows(const Product<S>& p)
+      : product_(p),
+        plain_(weight_is_plain(p)),
+        packed_(plain_ ? 0 : p.G * p.K * p.source.depth()) {
+    if (!plain_) pack_weight_rows(p, packed_.data());
+  }
+
+  DirectRows<T> rows(int64_t g, int64_t k) const {
+    const Product<S>& p = product_;
+    if constexpr (kSame<S, T>)
+      if (plain_) return {p.weight + g * p.weight_g + k * p.weight_k, p.weight_k, 1};
+    const int64_t depth = p.source.depth();
+    return {packed_.data() + (g * p.K + k) * depth, depth, 1};
+  }
+
+ private:
+  const Product<S>& product_;
+  bool plain_;
+  Scratch<T> packed_;
+};
+
+}  // namespace fastconv::cpu::FASTCONV_ISA
