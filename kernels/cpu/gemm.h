@@ -80,27 +80,27 @@ struct PackedPanels {
   }
 };
 
-// c[kRows][kTileColumns] (+)= a * b. kDepthContiguous: depth_stride is 1, else row_stride is.
-template <class T, int kRows, bool kDepthContiguous, class Panel>
+// c[kRows][kVectors vectors] (+)= a * b. kDepthContiguous: depth_stride is 1, else row_stride is.
+template <class T, int kRows, int kVectors, bool kDepthContiguous, class Panel>
 void multiply_tile(int64_t depth, const T* __restrict a, int64_t a_stride, const Panel b,
                    T* __restrict c, int64_t c_stride, bool accumulate) {
   using V = Vec<T>;
-  V sums[kRows][kTileVectors];
+  V sums[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < kTileVectors; ++j)
+    for (int j = 0; j < kVectors; ++j)
       sums[i][j] = accumulate ? V::load(c + i * c_stride + j * V::kLanes) : V::zero();
 
   for (int64_t d = 0; d < depth; ++d) {
-    V columns[kTileVectors];
+    V columns[kVectors];
 #pragma GCC unroll 4
-    for (int j = 0; j < kTileVectors; ++j) columns[j] = V::load(b.at(d) + j * V::kLanes);
+    for (int j = 0; j < kVectors; ++j) columns[j] = V::load(b.at(d) + j * V::kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
       const V row = V::broadcast(kDepthContiguous ? a[i * a_stride] : a[i]);
 #pragma GCC unroll 4
-      for (int j = 0; j < kTileVectors; ++j) sums[i][j] = sums[i][j] + row * columns[j];
+      for (int j = 0; j < kVectors; ++j) sums[i][j] = sums[i][j] + row * columns[j];
     }
     a += kDepthContiguous ? 1 : a_stride;
   }
@@ -108,7 +108,7 @@ void multiply_tile(int64_t depth, const T* __restrict a, int64_t a_stride, const
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < kTileVectors; ++j) sums[i][j].store(c + i * c_stride + j * V::kLanes);
+    for (int j = 0; j < kVectors; ++j) sums[i][j].store(c + i * c_stride + j * V::kLanes);
 }
 
 // How many of the `rest` rows the next tile takes: only these heights are compiled.
@@ -117,23 +117,39 @@ FASTCONV_INLINE int64_t next_tile_rows(int64_t rest) {
   return rest >= 6 ? 6 : rest >= 4 ? 4 : rest >= 2 ? 2 : 1;
 }
 
-template <class T, bool kDepthContiguous, class Panel>
+// The tile of that height, and of one vector where the panel holds no more.
+template <class T, int kVectors, bool kDepthContiguous, class Panel>
 void multiply_rows(int64_t rows, int64_t depth, const T* a, int64_t a_stride, const Panel b, T* c,
                    int64_t c_stride, bool accumulate) {
-  switch (rows) {
-    case kTileRows:
-      return multiply_tile<T, kTileRows, kDepthContiguous>(depth, a, a_stride, b, c, c_stride,
-                                                           accumulate);
-#if FASTCONV_VECTOR_BYTES == 64 || defined(__aarch64__)
-    case 6:
-      return multiply_tile<T, 6, kDepthContiguous>(depth, a, a_stride, b, c, c_stride, accumulate);
-#endif
-    case 4:
-      return multiply_tile<T, 4, kDepthContiguous>(depth, a, a_stride, b, c, c_stride, accumulate);
-    case 2:
-      return multiply_tile<T, 2, kDepthContiguous>(depth, a, a_stride, b, c, c_stride, accumulate);
-    default:
-      return multiply_tile<T, 1, kDepthContiguous>(depth, a, a_stride, b, c, c_stride, accumulate);
+  const auto multiply = [&](auto height) {
+    multiply_tile<T, decltype(height)::value, kVectors, kDepthContiguous>(depth, a, a_stride, b, c,
+                                                                          c_stride, accumulate);
+  };
+  if (rows == kTileRows)
+    multiply(std::integral_constant<int, kTileRows>());
+  else if (rows == 6)
+    multiply(std::integral_constant<int, 6>());
+  else if (rows == 4)
+    multiply(std::integral_constant<int, 4>());
+  else if (rows == 2)
+    multiply(std::integral_constant<int, 2>());
+  else
+    multiply(std::integral_constant<int, 1>());
+}
+
+template <class T, class Rows, class Panel>
+FASTCONV_INLINE void multiply_panel(const Rows& a, int64_t i, int64_t rows, int64_t columns,
+                                    int64_t depth, const Panel& b, T* c, int64_t c_stride,
+                                    bool accumulate) {
+  const bool narrow = columns <= Vec<T>::kLanes;
+  if (a.depth_stride == 1) {
+    const auto multiply =
+        narrow ? multiply_rows<T, 1, true, Panel> : multiply_rows<T, kTileVectors, true, Panel>;
+    multiply(rows, depth, a.row(i), a.row_stride, b, c, c_stride, accumulate);
+  } else {
+    const auto multiply =
+        narrow ? multiply_rows<T, 1, false, Panel> : multiply_rows<T, kTileVectors, false, Panel>;
+    multiply(rows, depth, a.row(i), a.depth_stride, b, c, c_stride, accumulate);
   }
 }
 
@@ -158,16 +174,10 @@ void multiply_block(int64_t rows, int64_t columns, int64_t depth, Rows& a, Panel
       for (int64_t i = 0; i < rows;) {
         const int64_t count = next_tile_rows(rows - i);
         T* c = one_block ? tile : sums.data() + i * stride + j * kTileColumns<T>;
-        if (a.depth_stride == 1)
-          multiply_rows<T, true>(count, end - begin, a.row(i), a.row_stride, panel, c, stride,
-                                 begin > 0);
-        else
-          multiply_rows<T, false>(count, end - begin, a.row(i), a.depth_stride, panel, c, stride,
-                                  begin > 0);
-        if (end == depth) {
-          const int64_t first = j * kTileColumns<T>;
-          store(i, count, first, smaller(columns - first, int64_t{kTileColumns<T>}), c, stride);
-        }
+        const int64_t first = j * kTileColumns<T>;
+        const int64_t width = smaller(columns - first, int64_t{kTileColumns<T>});
+        multiply_panel<T>(a, i, count, width, end - begin, panel, c, stride, begin > 0);
+        if (end == depth) store(i, count, first, width, c, stride);
         i += count;
       }
     }
