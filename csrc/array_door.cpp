@@ -164,7 +164,7 @@ void ArrayDoor::read_numpy(const char* operation, py::handle object, TensorView&
   py::array array = py::reinterpret_borrow<py::array>(object);
   const py::dtype dtype = array.dtype();
   if (!dtype_of(dtype, view.dtype)) {
-    // What torch knows too is not implemented; what not even torch makes a tensor of is a TypeError.
+    // What torch has too is not implemented; what it makes no tensor of is a TypeError.
     const bool numeric =
         std::strchr("fiubc", dtype.kind()) && dtype.char_() != 'g' && dtype.char_() != 'G';
     fail(operation, kKnownDTypes, py::str(dtype.attr("name")),

@@ -30,8 +30,8 @@ void set_python_error(const Error& error) {
                                     ", got " + Py_TYPE(got.ptr())->tp_name);
 }
 
-// As torch's own argument parser: an int or a NumPy integer, but no bool and no float. An int that 64
-// bits cannot hold is a ValueError, in a tuple a TypeError.
+// As torch's own argument parser: an int or a NumPy integer, but no bool and no float. An int that
+// 64 bits cannot hold is a ValueError, in a tuple a TypeError.
 int64_t read_int(const Operation& operation, const Argument& argument, py::handle object,
                  ErrorKind overflow_kind = ErrorKind::kValue) {
   if (PyBool_Check(object.ptr()) || !PyIndex_Check(object.ptr()))

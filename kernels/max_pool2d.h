@@ -2,7 +2,7 @@
 //
 //   output[n,c,p,q]     = max_{r,s} input[n,c,h,w]
 //   indices[n,c,p,q]    = h * W + w of the element taken
-//   grad_input[n,c,h,w] = sum of grad_output[n,c,p,q] over all p, q with indices[n,c,p,q] == h * W + w
+//   grad_input[n,c,h,w] = sum of grad_output[n,c,p,q] over p, q with indices[n,c,p,q] == h * W + w
 //
 //   with  h = p * stride_h - pad_h + r * dilation_h,  w = q * stride_w - pad_w + s * dilation_w
 //

@@ -14,8 +14,9 @@
 //                               b: weight panels, packed once
 //   lanes are pixels (NCHW)     a: weight rows, read in place where possible
 //                               b: pixel panels, packed per thread
-// One task = one block of pixels times one block of channels of one group. Depthwise convolution, where
-// neither arrangement has lanes to fill, goes its own way: conv2d_depthwise.h.
+// One task = one block of pixels times one block of channels of one group. Two cases go ways of
+// their own: depthwise convolution, which has no lanes to fill (conv2d_depthwise.h), and windows
+// that move by one over contiguous rows with few channels (conv2d_shifted.h).
 // Cost: 2 * N*K*P*Q * C/G*R*S flops.
 #include "../conv2d.h"
 

@@ -1,8 +1,11 @@
 // Depthwise convolution: one source channel and one target channel per group, so no product of
-// matrices but a weighted sum of shifted images. Both passes of conv2d.cpp and the weight's gradient:
+// matrices but a weighted sum of shifted images. Both passes of conv2d.cpp, and the weight's
+// gradient:
 //
-//   target[n,g,i,j]  = bias[g] + sum_t weight[g,t] * source[n, g, i * step_h + h(t), j * step_w + w(t)]
-//   grad_weight[g,t] = sum_{n,i,j} grad_output[n,g,i,j] * source[n, g, i * step_h + h(t), ...]
+//   target[n,g,i,j]  = bias[g] + sum_t weight[g,t] * source[n,g,row,column]
+//   grad_weight[g,t] = sum_{n,i,j} grad_output[n,g,i,j] * source[n,g,row,column]
+//
+//   with  row = i * step_h + h(t),  column = j * step_w + w(t)
 //
 // Two arrangements:
 //   lanes are channels (NHWC)  per pixel and kLanes channels, a sum over the taps that lie inside
@@ -103,7 +106,7 @@ class RowRing {
   int64_t* columns_ = nullptr;  // where a tap begins in a row
 };
 
-// Target row i of a plane from the ring's rows: four vectors of pixels share the broadcast of a tap.
+// Target row i of a plane from the ring's rows: four vectors of pixels share a tap's broadcast.
 template <class S>
 FASTCONV_INLINE void depthwise_row(RowRing<S>& ring, const PixelSource<S>& source, int64_t i,
                                    const Compute<S>* weight, Compute<S> bias,

@@ -1,7 +1,7 @@
-// Dense convolution whose window moves by one over rows without gaps (NCHW, stride 1; every phase of
-// an input's gradient): a strip of the source is copied once, with its padding, and pixel m of a grid
-// as wide as the padded rows reads tap t of channel c at m + offset(c, t). Nothing is unfolded; the
-// few pixels between two rows are computed in vain.
+// Dense convolution whose window moves by one over rows without gaps (NCHW, stride 1; every phase
+// of an input's gradient): a strip of the source is copied once, with its padding, and pixel m of a
+// grid as wide as the padded rows reads tap t of channel c at m + offset(c, t). Nothing is
+// unfolded; the few pixels between two rows are computed in vain.
 //
 // One task = a strip of target rows of one image and group. Cost: 2 * N*K*I*width * C*taps flops.
 #pragma once
@@ -74,13 +74,15 @@ struct ShiftedPanels {
 
 // Unfolding costs about as much as 16 of the K products that each unfolded element takes part in;
 // beyond rows of 512 the strip leaves L2 (measured on a Xeon with AVX-512, 2026-11).
+constexpr int64_t kLongestStrip = 512;
+
 template <class S>
 bool shifting_pays(const Product<S>& p) {
   const PixelSource<S>& source = p.source;
   if (source.pixel_stride() != 1 || source.step_h != 1 || source.tap_count < 2 || source.C == 0)
     return false;
   const int64_t width = ShiftedStrip<S>(source).width(), J = source.grid.J;
-  return width <= 512 && (width - J) * p.K <= 16 * J;
+  return width <= kLongestStrip && (width - J) * p.K <= 16 * J;
 }
 
 template <class S>

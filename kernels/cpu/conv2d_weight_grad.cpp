@@ -14,6 +14,7 @@
 #include "../conv2d.h"
 #include "../parallel.h"
 #include "conv2d_depthwise.h"
+#include "conv2d_weight_grad_rows.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
@@ -238,6 +239,8 @@ void weight_grad(const Conv2dShape& s, const S* grad_output, const S* input, S* 
   p.grad_output.taps = tap;
   if (p.input.C == 1 && p.K == 1 && p.G > 1)
     depthwise_weight_grad(p.input, p.grad_output, p.G, p.grad_weight, p.stride_k);
+  else if (!p.rows_are_channels && rows_pay(p.input, p.K))
+    weight_grad_rows(p.input, p.grad_output, p.G, p.K, p.grad_weight, p.stride_k, p.stride_c);
   else
     run(p);
 }

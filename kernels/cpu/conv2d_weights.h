@@ -1,5 +1,5 @@
-// The weight as an operand of conv2d.cpp's products: rows of operand a where lanes are pixels, panels
-// of operand b where lanes are channels.
+// The weight as an operand of conv2d.cpp's products: rows of operand a where lanes are pixels,
+// panels of operand b where lanes are channels.
 #pragma once
 #include "../parallel.h"
 #include "conv2d_pixels.h"
