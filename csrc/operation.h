@@ -27,7 +27,7 @@ struct Value {
   TensorView tensor;
   bool present = false;  // of an optional tensor
   int count = 0;         // of `ints`
-  int64_t ints[kMaxDims] = {};
+  int64_t ints[kMaxDims];  // the first `count`, or the one of a number or flag
 };
 
 // One call on its way from a door to a kernel and back.

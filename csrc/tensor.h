@@ -28,8 +28,8 @@ struct TensorView {
   DType dtype = DType::kFloat32;
   Device device;
   int ndim = 0;
-  int64_t sizes[kMaxDims] = {};
-  int64_t strides[kMaxDims] = {};
+  int64_t sizes[kMaxDims];  // the first ndim; clearing the rest would cost time in every call
+  int64_t strides[kMaxDims];
 };
 
 // What an operation asks of the framework that called it.
