@@ -259,3 +259,32 @@ def test_compiled_part_exports_no_kernels():
     """
     for fields in dynamic_symbols(torch_library()):
         assert fields[-2] not in "TD" or not re.search("fastconv.*cpu", fields[-1]), fields
+
+
+def isa_objects() -> list[tuple[str, Path]]:
+    """(instruction set, object file) of what the last build compiled once per instruction set."""
+    objects = ROOT.glob("build/*/CMakeFiles/fastconv_cpu_*.dir/**/*.o")
+    return [
+        (part.removeprefix("fastconv_cpu_").removesuffix(".dir"), path)
+        for path in sorted(objects)
+        for part in path.parts
+        if part.startswith("fastconv_cpu_")
+    ]
+
+
+def test_instruction_sets_share_no_function():
+    """The linker keeps one copy of a weak symbol: an AVX-512 one would crash older machines."""
+    objects = isa_objects()
+    if not objects:
+        pytest.skip("no build folder here: this is an installed package")
+    for isa, path in objects:
+        listing = subprocess.run(
+            ["nm", "--demangle", str(path)], capture_output=True, text=True, check=True
+        ).stdout
+        weak = re.findall(r"^[0-9a-f]+ [VWu] (.*)$", listing, re.MULTILINE)
+        shared = [
+            name
+            for name in weak
+            if f"cpu::{isa}::" not in name and not name.startswith("DW.ref.__gxx_personality")
+        ]
+        assert not shared, f"{path.name} for {isa}: {shared}"
