@@ -25,8 +25,8 @@ struct Argument {
 // What a caller gave for one argument.
 struct Value {
   TensorView tensor;
-  bool present = false;  // of an optional tensor
-  int count = 0;         // of `ints`
+  bool present = false;    // of an optional tensor
+  int count = 0;           // of `ints`
   int64_t ints[kMaxDims];  // the first `count`, or the one of a number or flag
 };
 
