@@ -197,9 +197,7 @@ template <class S>
 void forward(const Conv2dShape& s, const S* input, const S* weight, const S* bias, S* output) {
   const Window2d& window = s.window;
   Product<S> p;
-  p.source = {input, s.input.s[0], s.input.s[1],    s.input.s[2],    s.input.s[3],    s.C / s.G,
-              s.H,   s.W,          window.stride_h, window.stride_w, {s.N, s.P, s.Q}, nullptr,
-              0};
+  p.source = input_source(s, input);
   p.target = {output, s.output.s[0], s.output.s[1], s.output.s[2], s.output.s[3], {}};
   p.weight = weight;
   p.weight_g = s.K / s.G * s.weight.s[0];
@@ -222,11 +220,7 @@ void forward(const Conv2dShape& s, const S* input, const S* weight, const S* bia
   }
 
   Scratch<Tap> taps(window.R * window.S);
-  Tap* tap = taps.data();
-  for (int64_t r = 0; r < window.R; ++r)
-    for (int64_t q = 0; q < window.S; ++q)
-      *tap++ = {r * window.dilation_h - window.pad_h, q * window.dilation_w - window.pad_w, 0, 0,
-                r * s.weight.s[2] + q * s.weight.s[3]};
+  set_window_taps(s, taps.data());
   run_product(p, taps.data(), window.R * window.S);
 }
 
@@ -248,19 +242,9 @@ void input_grad(const Conv2dShape& s, const S* grad_output, const S* weight, S* 
         }
       }
       Product<S> p;
-      p.source = {grad_output,
-                  s.output.s[0],
-                  s.output.s[1],
-                  s.output.s[2],
-                  s.output.s[3],
-                  s.K / s.G,
-                  s.P,
-                  s.Q,
-                  1,
-                  1,
-                  {s.N, (s.H - a - 1) / window.stride_h + 1, (s.W - b - 1) / window.stride_w + 1},
-                  nullptr,
-                  0};
+      p.source = output_source(
+          s, grad_output,
+          {s.N, (s.H - a - 1) / window.stride_h + 1, (s.W - b - 1) / window.stride_w + 1});
       p.target = {grad_input + a * s.input.s[2] + b * s.input.s[3],
                   s.input.s[0],
                   s.input.s[1],

@@ -12,7 +12,7 @@
 //   pack_along_channels  [m][x], x = t * C + c : runs of channels are contiguous in an NHWC source
 // each into rows of any length, so that panels of kTileColumns and plain rows are the same thing.
 #pragma once
-#include "../window.h"
+#include "../conv2d.h"
 #include "gemm.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
@@ -213,6 +213,31 @@ struct Product {
   const Compute<S>* bias;  // [G * K], or null
   int64_t G, K;            // K: target channels of a group
 };
+
+// A group's input as the window of each output pixel reads it; the taps are still missing.
+template <class S>
+PixelSource<S> input_source(const Conv2dShape& s, const S* input) {
+  const int64_t* stride = s.input.s;
+  return {input, stride[0],         stride[1],         stride[2],       stride[3], s.C / s.G, s.H,
+          s.W,   s.window.stride_h, s.window.stride_w, {s.N, s.P, s.Q}, nullptr,   0};
+}
+
+// A group's grad_output, read pixel by pixel over some grid; the taps are still missing.
+template <class S>
+PixelSource<S> output_source(const Conv2dShape& s, const S* output, PixelGrid grid) {
+  const int64_t* stride = s.output.s;
+  return {output, stride[0], stride[1], stride[2], stride[3], s.K / s.G, s.P,
+          s.Q,    1,         1,         grid,      nullptr,   0};
+}
+
+// The R * S taps of the window over the input, row by row.
+FASTCONV_INLINE void set_window_taps(const Conv2dShape& s, Tap* tap) {
+  const Window2d& window = s.window;
+  for (int64_t r = 0; r < window.R; ++r)
+    for (int64_t q = 0; q < window.S; ++q)
+      *tap++ = {r * window.dilation_h - window.pad_h, q * window.dilation_w - window.pad_w, 0, 0,
+                r * s.weight.s[2] + q * s.weight.s[3]};
+}
 
 // b[x][m]: columns are pixels, packed panel by panel by the thread that uses them.
 template <class S>

@@ -191,34 +191,9 @@ void run(const WeightGrad<S>& p) {
 
 template <class S>
 void weight_grad(const Conv2dShape& s, const S* grad_output, const S* input, S* grad_weight) {
-  const Window2d& window = s.window;
   WeightGrad<S> p;
-  p.input = {input,
-             s.input.s[0],
-             s.input.s[1],
-             s.input.s[2],
-             s.input.s[3],
-             s.C / s.G,
-             s.H,
-             s.W,
-             window.stride_h,
-             window.stride_w,
-             {s.N, s.P, s.Q},
-             nullptr,
-             window.R * window.S};
-  p.grad_output = {grad_output,
-                   s.output.s[0],
-                   s.output.s[1],
-                   s.output.s[2],
-                   s.output.s[3],
-                   s.K / s.G,
-                   s.P,
-                   s.Q,
-                   1,
-                   1,
-                   {s.N, s.P, s.Q},
-                   nullptr,
-                   1};
+  p.input = input_source(s, input);
+  p.grad_output = output_source(s, grad_output, {s.N, s.P, s.Q});
   p.grad_weight = grad_weight;
   p.stride_k = s.weight.s[0];
   p.stride_c = s.weight.s[1];
@@ -226,17 +201,14 @@ void weight_grad(const Conv2dShape& s, const S* grad_output, const S* input, S* 
   p.K = s.K / s.G;
   p.rows_are_channels = s.input.s[1] == 1 && s.input.s[3] != 1;
 
-  Scratch<Tap> taps(window.R * window.S + 1);
-  Tap* tap = taps.data();
-  for (int64_t r = 0; r < window.R; ++r)
-    for (int64_t q = 0; q < window.S; ++q, ++tap) {
-      *tap = {r * window.dilation_h - window.pad_h, q * window.dilation_w - window.pad_w, 0, 0,
-              r * s.weight.s[2] + q * s.weight.s[3]};
-      set_columns_inside(*tap, p.input);
-    }
-  *tap = {0, 0, 0, s.Q, 0};
-  p.input.taps = taps.data();
-  p.grad_output.taps = tap;
+  // The window's taps, and behind them the single one that reads a pixel itself.
+  const int64_t count = s.window.R * s.window.S;
+  Scratch<Tap> taps(count + 1);
+  set_window_taps(s, taps.data());
+  for (int64_t t = 0; t < count; ++t) set_columns_inside(taps.data()[t], p.input);
+  taps.data()[count] = {0, 0, 0, s.Q, 0};
+  p.input.taps = taps.data(), p.input.tap_count = count;
+  p.grad_output.taps = taps.data() + count, p.grad_output.tap_count = 1;
   if (p.input.C == 1 && p.K == 1 && p.G > 1)
     depthwise_weight_grad(p.input, p.grad_output, p.G, p.grad_weight, p.stride_k);
   else if (!p.rows_are_channels && rows_pay(p.input, p.K))
