@@ -153,7 +153,6 @@ bool ArrayDoor::read(const char* operation, py::handle object, TensorView& view)
     read_dlpack(operation, object, view);
   else
     return false;
-  if (!kind_) kind_ = py::reinterpret_borrow<py::object>(object);
   int64_t bytes = size_of(view.dtype);
   for (int d = 0; d < view.ndim; ++d) bytes *= view.sizes[d];
   bytes_ += bytes;
@@ -181,7 +180,9 @@ void ArrayDoor::read_numpy(const char* operation, py::handle object, TensorView&
   for (py::ssize_t d = 0; d < array.ndim(); ++d)
     in_place = in_place && array.strides(d) % size == 0;
   if (!in_place) {
-    array = array.attr("copy")();
+    // A plain array, whatever subclass was given, of the very dtype that was just read.
+    array = py::module_::import("numpy").attr("array")(array, py::arg("dtype") = dtype,
+                                                       py::arg("copy") = true);
     kept_.push_back(array);
   }
   view.data = const_cast<void*>(array.data());
@@ -193,18 +194,22 @@ void ArrayDoor::read_numpy(const char* operation, py::handle object, TensorView&
 }
 
 void ArrayDoor::read_dlpack(const char* operation, py::handle object, TensorView& view) {
-  const py::tuple where = object.attr("__dlpack_device__")();
-  const int device_type = py::cast<int>(where[0]);
+  int device_type, device_index;
+  try {
+    const py::tuple where = object.attr("__dlpack_device__")();
+    device_type = py::cast<int>(where[0]), device_index = py::cast<int>(where[1]);
+  } catch (const py::cast_error&) {
+    fail(operation, "two ints from __dlpack_device__", Py_TYPE(object.ptr())->tp_name,
+         ErrorKind::kType);
+  }
   const bool on_cuda = device_type == dlpack::kCuda || device_type == dlpack::kCudaManaged;
   if (!on_cuda && device_type != dlpack::kCpu && device_type != dlpack::kCudaHost)
     fail(operation, "arrays on a CPU or CUDA device",
          "DLPack device " + std::to_string(device_type), ErrorKind::kNotImplemented);
   // The exporter makes the data ready for the stream that the kernel will be queued on.
-  view.device = {on_cuda ? DeviceType::kCuda : DeviceType::kCpu,
-                 on_cuda ? py::cast<int>(where[1]) : 0};
+  view.device = {on_cuda ? DeviceType::kCuda : DeviceType::kCpu, on_cuda ? device_index : 0};
   py::object capsule;
   if (on_cuda) {
-    if (!kind_) kind_ = py::reinterpret_borrow<py::object>(object);
     const auto stream = reinterpret_cast<intptr_t>(cuda_stream(view.device));
     capsule = object.attr("__dlpack__")(py::arg("stream") =
                                             stream ? stream : 1);  // 1: the default stream
@@ -225,20 +230,37 @@ void ArrayDoor::read_dlpack(const char* operation, py::handle object, TensorView
   check_axes(operation, tensor.ndim);
   view.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
   view.ndim = tensor.ndim;
+  if (reinterpret_cast<uintptr_t>(view.data) % size_of(view.dtype) != 0)
+    fail(operation, "memory aligned to its elements", "a DLPack array that is not",
+         ErrorKind::kValue);
   int64_t contiguous = 1;
   for (int d = tensor.ndim - 1; d >= 0; --d) {
     view.sizes[d] = tensor.shape[d];
+    if (view.sizes[d] < 0)
+      fail(operation, "arrays of sizes >= 0", std::to_string(view.sizes[d]), ErrorKind::kValue);
     view.strides[d] = tensor.strides ? tensor.strides[d] : contiguous;
     contiguous *= tensor.shape[d];
   }
+}
+
+// Without Python's lock. At the end of the process Python ends a thread that asks for the lock by
+// unwinding it, which must pass: so nothing here asks for it in a destructor.
+static void run_unlocked(const Operation& operation, Call& call) {
+  PyThreadState* state = PyEval_SaveThread();
+  try {
+    operation.run(call);
+  } catch (const std::exception&) {
+    PyEval_RestoreThread(state);
+    throw;
+  }
+  PyEval_RestoreThread(state);
 }
 
 void ArrayDoor::run(const Operation& operation, Call& call) {
   if (bytes_ < kUnlockBytes) {
     operation.run(call);
   } else {
-    const py::gil_scoped_release unlocked;
-    operation.run(call);
+    run_unlocked(operation, call);
   }
   if (py::isinstance<py::array>(kind_)) return;
   for (int i = 0; i < count_; ++i)

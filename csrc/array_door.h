@@ -20,6 +20,9 @@ struct Exporter {
 
 class ArrayDoor : public Door {
  public:
+  // Results are of the kind of `first`, the first argument.
+  explicit ArrayDoor(pybind11::handle first)
+      : kind_(pybind11::reinterpret_borrow<pybind11::object>(first)) {}
   ~ArrayDoor() override;
 
   // Describes an array; false if the object is none. The door keeps it alive.
@@ -41,7 +44,7 @@ class ArrayDoor : public Door {
   std::vector<pybind11::object>
       kept_;  // copies that stand in for arrays that cannot be read in place
   std::vector<dlpack::ManagedTensor*> borrowed_;  // given back at the end
-  pybind11::object kind_;                         // the first array: what results are like
+  pybind11::object kind_;                         // what results are like
   pybind11::object results_[kMaxResults];
   int count_ = 0;
   int64_t bytes_ = 0;         // of all arrays read

@@ -55,6 +55,16 @@ void check_range(const char* operation, const char* name, const Pair& pair, int6
            text_of(2, values));
 }
 
+void check_counts(const char* operation, std::initializer_list<int64_t> extents,
+                  const int64_t* sizes) {
+  constexpr int64_t kMost = int64_t{1} << 48;
+  int64_t count = 1;
+  for (int64_t extent : extents)
+    if (extent > kMost || (extent > 0 && __builtin_mul_overflow(count, extent, &count)) ||
+        count > kMost)
+      fail(operation, "a tensor of fewer than 2^48 elements", "size " + text_of(4, sizes));
+}
+
 TensorView batched(const TensorView& tensor) {
   if (tensor.ndim == 4) return tensor;
   TensorView view = tensor;

@@ -34,6 +34,11 @@ Pair pair_of(const char* operation, const char* name, const Value& value);
 constexpr int64_t kLargestParameter = int64_t{1} << 40;
 void check_range(const char* operation, const char* name, const Pair& pair, int64_t least);
 
+// Refuses extents whose product reaches 2^48: more elements than any memory holds, though not more
+// than an expanded view may claim.
+void check_counts(const char* operation, std::initializer_list<int64_t> extents,
+                  const int64_t* sizes);
+
 // A batched or unbatched image tensor as 4-d: an unbatched one gets N = 1, with the stride that
 // torch's unsqueeze gives.
 TensorView batched(const TensorView& tensor);

@@ -64,6 +64,9 @@ Conv2dShape describe(const char* operation, const Parameters& p, const int64_t* 
          text_of(4, weight));
   if (s.window.R < 1 || s.window.S < 1)
     fail(operation, "a weight with a window of at least 1 x 1", text_of(4, weight));
+  // Views may be of any size; what is counted in 64 bits must stay far below it.
+  check_counts(operation, {s.N, s.C, s.H, s.W}, input);
+  check_counts(operation, {s.K + 64, weight[1] + 64, s.window.R, s.window.S}, weight);
   if (s.C != weight[1] * s.G)
     fail(operation,
          "input with " + std::to_string(weight[1] * s.G) + " channels, as weight of size " +

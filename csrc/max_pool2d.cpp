@@ -32,6 +32,8 @@ void check_image(const TensorView& input) {
 }
 
 MaxPool2dShape describe(const Call& call, const TensorView& input) {
+  const int64_t* sizes = input.sizes;
+  check_counts(kName, {sizes[0], sizes[1], sizes[2], sizes[3]}, sizes);
   const Pair kernel = pair_of(kName, "kernel_size", call.ints(1));
   const Pair stride = call.ints(2).count == 0 ? kernel : pair_of(kName, "stride", call.ints(2));
   const Pair padding = pair_of(kName, "padding", call.ints(3)),

@@ -61,13 +61,16 @@ void read_value(const Operation& operation, const Argument& argument, py::handle
     case ArgumentKind::kIntList:
       if (object.is_none() && argument.has_default && argument.value.empty()) return;
       if (PyTuple_Check(object.ptr()) || PyList_Check(object.ptr())) {
-        const Py_ssize_t count = PySequence_Fast_GET_SIZE(object.ptr());
+        // A list could be changed by the __index__ of what it holds: its items are kept first.
+        const py::tuple items = py::reinterpret_steal<py::tuple>(PySequence_Tuple(object.ptr()));
+        if (!items) throw py::error_already_set();
+        const Py_ssize_t count = PyTuple_GET_SIZE(items.ptr());
         if (count > kMaxDims)
           fail(operation.name.c_str(), argument.name + " of at most 8 values",
                std::to_string(count) + " values");
         for (Py_ssize_t i = 0; i < count; ++i)
-          value.ints[i] = read_int(operation, argument, PySequence_Fast_GET_ITEM(object.ptr(), i),
-                                   ErrorKind::kType);
+          value.ints[i] =
+              read_int(operation, argument, PyTuple_GET_ITEM(items.ptr(), i), ErrorKind::kType);
         value.count = static_cast<int>(count);
       } else {
         value.ints[0] = read_int(operation, argument, object);
@@ -84,28 +87,22 @@ void read_value(const Operation& operation, const Argument& argument, py::handle
   }
 }
 
-py::object call_operation(const Operation& operation, const py::args& args,
-                          const py::kwargs& kwargs) {
+// The object given for each argument, by place or by name; null where there is none.
+void match_arguments(const Operation& operation, const py::args& args, const py::kwargs& kwargs,
+                     py::handle* objects) {
   const size_t count = operation.arguments.size(), positional = args.size();
   if (positional > count)
     throw Error(ErrorKind::kType, operation.name + ": expected at most " + std::to_string(count) +
                                       " arguments, got " + std::to_string(positional));
-  ArrayDoor door;
-  Value values[kMaxArguments];
   size_t named = 0;
   for (size_t i = 0; i < count; ++i) {
     const Argument& argument = operation.arguments[i];
-    py::handle object = i < positional ? PyTuple_GET_ITEM(args.ptr(), i) : nullptr;
-    if (!object && kwargs.size() && kwargs.contains(argument.name.c_str())) {
-      object = kwargs[argument.name.c_str()];
+    if (i < positional) {
+      objects[i] = PyTuple_GET_ITEM(args.ptr(), i);
+    } else if (kwargs.size() && kwargs.contains(argument.name.c_str())) {
+      objects[i] = kwargs[argument.name.c_str()];
       ++named;
-    }
-    if (object) {
-      read_value(operation, argument, object, door, values[i]);
-    } else if (argument.has_default) {
-      values[i].count = static_cast<int>(argument.value.size());
-      if (values[i].count) values[i].ints[0] = argument.value[0];
-    } else {
+    } else if (!argument.has_default) {
       throw Error(ErrorKind::kType,
                   operation.name + ": expected the argument " + argument.name + ", got none");
     }
@@ -114,6 +111,32 @@ py::object call_operation(const Operation& operation, const py::args& args,
     throw Error(ErrorKind::kType, operation.name +
                                       ": expected arguments by their names and once, got " +
                                       std::string(py::repr(kwargs)));
+}
+
+py::object call_operation(const Operation& operation, const py::args& args,
+                          const py::kwargs& kwargs) {
+  const size_t count = operation.arguments.size();
+  py::handle objects[kMaxArguments];
+  match_arguments(operation, args, kwargs, objects);
+  ArrayDoor door(objects[0]);
+  Value values[kMaxArguments];
+  // NumPy arrays last: what comes before may run code of the caller's, which could move them.
+  const auto turn_of = [&](size_t i) {
+    const ArgumentKind kind = operation.arguments[i].kind;
+    if (kind != ArgumentKind::kTensor && kind != ArgumentKind::kOptionalTensor) return 0;
+    return py::isinstance<py::array>(objects[i]) ? 2 : 1;
+  };
+  for (int turn = 0; turn < 3; ++turn) {
+    for (size_t i = 0; i < count; ++i) {
+      const Argument& argument = operation.arguments[i];
+      if (objects[i] && turn_of(i) == turn) {
+        read_value(operation, argument, objects[i], door, values[i]);
+      } else if (!objects[i] && turn == 0) {
+        values[i].count = static_cast<int>(argument.value.size());
+        if (values[i].count) values[i].ints[0] = argument.value[0];
+      }
+    }
+  }
   Call call{door, values, {}};
   door.run(operation, call);
   if (operation.results == 1) return door.take(0);

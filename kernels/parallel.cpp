@@ -15,6 +15,8 @@
 namespace fastconv {
 namespace {
 
+constexpr int kMostThreads = 1024;
+
 thread_local bool t_inside = false;  // a nested call runs on its own thread
 
 class Pool {
@@ -29,7 +31,9 @@ class Pool {
   }
 
   int size() const { return size_.load(); }
-  void resize(int count) { size_.store(count < 1 ? 1 : count); }
+  void resize(int count) {
+    size_.store(count < 1 ? 1 : count > kMostThreads ? kMostThreads : count);
+  }
 
   void run(int64_t n, int64_t grain, ParallelBody body, void* context) {
     if (grain < 1) grain = 1;

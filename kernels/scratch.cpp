@@ -38,7 +38,7 @@ void* allocate(int64_t bytes) {
 }  // namespace
 
 void* take_scratch(int64_t bytes) {
-  if (bytes > kKeep) return allocate(bytes);
+  if (bytes < 0 || bytes > kKeep) return allocate(bytes);
   Block* spare = nullptr;
   for (Block& block : t_arena.blocks) {
     if (block.taken) continue;

@@ -6,7 +6,7 @@
 
 namespace fastconv {
 
-// Throws std::bad_alloc.
+// Throws std::bad_alloc; so it does for a negative size, which is what too large ones are made of.
 void* take_scratch(int64_t bytes);
 void give_back_scratch(void* block);
 
@@ -14,8 +14,14 @@ void give_back_scratch(void* block);
 template <class T>
 class Scratch {
  public:
-  __attribute__((always_inline)) explicit Scratch(int64_t count)
-      : data_(count > 0 ? static_cast<T*>(take_scratch(count * int64_t{sizeof(T)})) : nullptr) {}
+  // Several counts stand for their product.
+  template <class... Count>
+  __attribute__((always_inline)) explicit Scratch(Count... counts) {
+    int64_t bytes = sizeof(T);
+    const bool too_large = (__builtin_mul_overflow(bytes, int64_t{counts}, &bytes) || ...);
+    data_ =
+        too_large || bytes != 0 ? static_cast<T*>(take_scratch(too_large ? -1 : bytes)) : nullptr;
+  }
   __attribute__((always_inline)) ~Scratch() {
     if (data_) give_back_scratch(data_);
   }

@@ -43,12 +43,12 @@ def eager(op: Op) -> Callable[..., Any]:
             return overload(*arguments)
         if functorch_is_active() or forward_ad[level] >= 0:
             return transformed(*_autocast(op, arguments))
+        if is_inference():  # records nothing, whether gradients are enabled or not
+            return raw(*arguments)
         if is_grad_enabled() and any_requires_grad(*arguments):
             if autocast_is_active() or dispatch_modes():
                 return overload(*arguments)
             return apply(*arguments)
-        if is_inference():
-            return raw(*arguments)
         with below_autograd():
             return raw(*arguments)
 
@@ -107,9 +107,17 @@ def _setup_context(op: Op) -> Callable[[Any, Any, Any], None]:
 
 
 def _backward(op: Op) -> Callable[..., Any]:
+    autocast_is_active = private.autocast_is_active
+
     def backward(ctx: Any, grad: Any, *_: Any) -> Any:
         needs = ctx.needs_input_grad
-        grads = () if grad is None else op.backward(needs, grad, ctx.saved_tensors, ctx.constants)
+        if grad is None:
+            return (None,) * len(needs)
+        if autocast_is_active():  # a derivative is of the dtype of its forward pass
+            with private.without_autocast("CPU"), private.without_autocast("CUDA"):
+                grads = op.backward(needs, grad, ctx.saved_tensors, ctx.constants)
+        else:
+            grads = op.backward(needs, grad, ctx.saved_tensors, ctx.constants)
         return *grads, *(None,) * (len(needs) - len(grads))
 
     return backward

@@ -145,7 +145,7 @@ void run_channel_lanes(const Product<S>& p) {
   using T = Compute<S>;
   const int64_t depth = p.source.depth(), pixel_count = p.source.grid.count();
   const int64_t panels_per_group = divide_up(p.K, int64_t{kTileColumns<T>});
-  Scratch<T> packed_weight(p.G * panels_per_group * kTileColumns<T> * depth);
+  Scratch<T> packed_weight(p.G, panels_per_group, kTileColumns<T>, depth);
   pack_weight_panels(p, packed_weight.data());
   const bool plain = kSame<S, T> && p.source.is_plain_matrix();
 
@@ -219,7 +219,7 @@ void forward(const Conv2dShape& s, const S* input, const S* weight, const S* bia
     p.source.grid.J *= p.source.grid.I, p.source.grid.I = 1;
   }
 
-  Scratch<Tap> taps(window.R * window.S);
+  Scratch<Tap> taps(window.R, window.S);
   set_window_taps(s, taps.data());
   run_product(p, taps.data(), window.R * window.S);
 }
@@ -227,7 +227,7 @@ void forward(const Conv2dShape& s, const S* input, const S* weight, const S* bia
 template <class S>
 void input_grad(const Conv2dShape& s, const S* grad_output, const S* weight, S* grad_input) {
   const Window2d& window = s.window;
-  Scratch<Tap> taps(window.R * window.S);
+  Scratch<Tap> taps(window.R, window.S);
   for (int64_t a = 0; a < smaller(window.stride_h, s.H); ++a) {
     for (int64_t b = 0; b < smaller(window.stride_w, s.W); ++b) {
       int64_t count = 0;

@@ -10,7 +10,8 @@
 // Two arrangements:
 //   lanes are channels (NHWC)  per pixel and kLanes channels, a sum over the taps that lie inside
 //   lanes are columns (else)   source rows are widened, padded and split by column phase (column mod
-//                              step_w) into a ring of rows, from which every tap reads contiguously
+//                              step_w) into a ring of rows, from which every tap reads contiguously;
+//                              with more phases than taps in a row, each tap has a copy of its own
 // Cost: 2 flops per tap and target element; the ring adds one copy of each source row.
 #pragma once
 #include "../parallel.h"
@@ -37,20 +38,28 @@ class RowRing {
       first_column_ = smaller(first_column_, tap.w), last_column_ = larger(last_column_, tap.w);
     }
     slots_ = smaller(last_row_ - first_row_ + 1, source.H);
+    // The window is a grid of taps: each row has the columns of the first.
+    while (row_taps_ < source.tap_count && source.taps[row_taps_].h == source.taps[0].h)
+      ++row_taps_;
+    by_phase_ = source.step_w <= row_taps_;
+    phases_ = by_phase_ ? source.step_w : row_taps_;
     // Reads go up to one vector behind the last pixel of the last tap.
-    phase_stride_ = (last_column_ - first_column_) / source.step_w + source.grid.J + Vec<T>::kLanes;
-    row_stride_ = phase_stride_ * source.step_w;
+    phase_stride_ = source.grid.J + Vec<T>::kLanes;
+    if (by_phase_) phase_stride_ += (last_column_ - first_column_) / source.step_w;
+    row_stride_ = phase_stride_ * phases_;
   }
 
-  int64_t size() const { return (slots_ + 1) * row_stride_; }
   int64_t slots() const { return slots_; }
+  int64_t rows() const { return slots_ + 1; }  // of memory: the last is zero
+  int64_t row_stride() const { return row_stride_; }
 
-  // Lends memory: size() elements, slots() and tap_count numbers.
+  // Lends memory: rows() * row_stride() elements, slots() and tap_count numbers.
   void use(T* memory, int64_t* tags, int64_t* columns) {
     memory_ = memory, tags_ = tags, columns_ = columns;
     for (int64_t t = 0; t < source_.tap_count; ++t) {
       const int64_t column = source_.taps[t].w - first_column_;
-      columns[t] = column % source_.step_w * phase_stride_ + column / source_.step_w;
+      columns[t] = by_phase_ ? column % source_.step_w * phase_stride_ + column / source_.step_w
+                             : t % row_taps_ * phase_stride_;
     }
   }
 
@@ -82,10 +91,10 @@ class RowRing {
     tags_[slot] = h;
     const S* from = plane_ + h * source_.stride_h;
     const int64_t step = source_.step_w;
-    for (int64_t phase = 0; phase < step; ++phase) {
+    for (int64_t phase = 0; phase < phases_; ++phase) {
       T* to = memory_ + slot * row_stride_ + phase * phase_stride_;
       // x with a column inside [0, W).
-      const int64_t column = first_column_ + phase;
+      const int64_t column = by_phase_ ? first_column_ + phase : source_.taps[phase].w;
       const int64_t begin = smaller(column >= 0 ? 0 : divide_up(-column, step), phase_stride_);
       const int64_t end = larger(
           smaller(column >= source_.W ? 0 : divide_up(source_.W - column, step), phase_stride_),
@@ -99,7 +108,8 @@ class RowRing {
 
   const PixelSource<S>& source_;
   int64_t first_row_, first_column_, last_row_, last_column_;
-  int64_t slots_, phase_stride_, row_stride_;
+  int64_t row_taps_ = 0, phases_, slots_, phase_stride_, row_stride_;
+  bool by_phase_;
   const S* plane_ = nullptr;
   T* memory_ = nullptr;
   int64_t* tags_ = nullptr;     // which source row a slot holds
@@ -154,7 +164,7 @@ void run_depthwise_columns(const Product<S>& p) {
   parallel_for(
       source.grid.N * p.G * I, (int64_t{1} << 14) / work + 1, [&](int64_t begin, int64_t end) {
         RowRing<S> ring(source);
-        Scratch<T> memory(ring.size()), weight(taps);
+        Scratch<T> memory(ring.rows(), ring.row_stride()), weight(taps);
         Scratch<int64_t> numbers(ring.slots() + taps);
         Scratch<const T*> rows(taps);
         ring.use(memory.data(), numbers.data(), numbers.data() + ring.slots());
@@ -193,7 +203,7 @@ void run_depthwise_channels(const Product<S>& p) {
   using V = Vec<T>;
   const PixelSource<S>& source = p.source;
   const int64_t taps = source.tap_count, G = p.G, I = source.grid.I, J = source.grid.J;
-  Scratch<T> packed(taps * G);  // [t][g]
+  Scratch<T> packed(taps, G);  // [t][g]
   T* weight = packed.data();
   for (int64_t t = 0; t < taps; ++t)
     copy_run(weight + t * G, p.weight + source.taps[t].weight, p.weight_g, G);
@@ -246,7 +256,8 @@ void depthwise_weight_grad_columns(const PixelSource<S>& source, const PixelSour
   using V = Vec<T>;
   const int64_t taps = source.tap_count, J = source.grid.J;
   RowRing<S> ring(source);
-  Scratch<T> memory(ring.size()), lanes(taps * V::kLanes), grad_row(J + V::kLanes);
+  Scratch<T> memory(ring.rows(), ring.row_stride()), lanes(taps * V::kLanes);
+  Scratch<T> grad_row(J + V::kLanes);
   Scratch<int64_t> numbers(ring.slots() + taps);
   Scratch<const T*> rows(taps);
   ring.use(memory.data(), numbers.data(), numbers.data() + ring.slots());
@@ -262,8 +273,11 @@ void depthwise_weight_grad_columns(const PixelSource<S>& source, const PixelSour
       for (int64_t t = 0; t < taps; ++t) {
         const T* row = rows.data()[t];
         V sum = V::load(lanes.data() + t * V::kLanes);
-        for (int64_t j = 0; j < J; j += V::kLanes)
+        int64_t j = 0;
+        for (; j + V::kLanes <= J; j += V::kLanes)
           sum = sum + V::load(grad_row.data() + j) * V::load(row + j);
+        // Behind the row's end a zero must not meet an infinity.
+        if (j < J) sum = sum + V::load(grad_row.data() + j) * load_some(row + j, J - j);
         sum.store(lanes.data() + t * V::kLanes);
       }
     }

@@ -9,6 +9,9 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
+constexpr int64_t kLongestStrip = 512;               // rows or columns
+constexpr int64_t kLargestStrip = int64_t{1} << 20;  // elements of all channels
+
 // What a strip of target rows reads, [C][rows + halo][width].
 template <class S>
 class ShiftedStrip {
@@ -33,6 +36,11 @@ class ShiftedStrip {
   FASTCONV_INLINE int64_t width() const { return padded_.grid.J; }
   FASTCONV_INLINE int64_t rows() const { return rows_; }  // target rows of a strip
   FASTCONV_INLINE int64_t plane() const { return (rows_ + halo_) * width(); }
+  // Whether it stays in cache: no row is long, and dilation does not spread the rows far.
+  FASTCONV_INLINE bool is_small() const {
+    return width() <= kLongestStrip && rows_ + halo_ <= kLongestStrip &&
+           padded_.C <= kLargestStrip / plane();
+  }
   FASTCONV_INLINE int64_t size() const { return padded_.C * plane() + kTileColumns<T>; }
 
   void set_offsets(const PixelSource<S>& source, int64_t* offsets) const {
@@ -73,16 +81,15 @@ struct ShiftedPanels {
 };
 
 // Unfolding costs about as much as 16 of the K products that each unfolded element takes part in;
-// beyond rows of 512 the strip leaves L2 (measured on a Xeon with AVX-512, 2026-11).
-constexpr int64_t kLongestStrip = 512;
-
+// a strip that leaves L2 costs more (measured on a Xeon with AVX-512, 2026-11).
 template <class S>
 bool shifting_pays(const Product<S>& p) {
   const PixelSource<S>& source = p.source;
   if (source.pixel_stride() != 1 || source.step_h != 1 || source.tap_count < 2 || source.C == 0)
     return false;
-  const int64_t width = ShiftedStrip<S>(source).width(), J = source.grid.J;
-  return width <= kLongestStrip && (width - J) * p.K <= 16 * J;
+  const ShiftedStrip<S> strip(source);
+  const int64_t J = source.grid.J;
+  return strip.is_small() && (strip.width() - J) * p.K <= 16 * J;
 }
 
 template <class S>

@@ -64,9 +64,7 @@ class WeightRows {
   using T = Compute<S>;
 
   explicit WeightRows(const Product<S>& p)
-      : product_(p),
-        plain_(weight_is_plain(p)),
-        packed_(plain_ ? 0 : p.G * p.K * p.source.depth()) {
+      : product_(p), plain_(weight_is_plain(p)), packed_(plain_ ? 0 : p.G * p.K, p.source.depth()) {
     if (!plain_) pack_weight_rows(p, packed_.data());
   }
 

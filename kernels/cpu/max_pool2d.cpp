@@ -213,10 +213,14 @@ struct Forward {
 
   void run() const {
     const Window2d& window = s.window;
-    const int64_t grain_work = int64_t{1} << 15;  // comparisons that are worth a thread
+    // Rows that are worth a thread: 2^15 comparisons. A window may be far larger than the input.
+    const double window_work =
+        static_cast<double>(smaller(window.R, s.H)) * static_cast<double>(smaller(window.S, s.W));
+    const auto grain = [&](int64_t outputs) {
+      return static_cast<int64_t>(0x1p15 / (static_cast<double>(outputs) * window_work)) + 1;
+    };
     if (s.input.s[1] == 1 && s.output.s[1] == 1 && s.C > 1) {
-      const int64_t work = s.Q * s.C * window.R * window.S;
-      parallel_for(s.N * s.P, grain_work / (work + 1) + 1, [&](int64_t begin, int64_t end) {
+      parallel_for(s.N * s.P, grain(s.Q * s.C), [&](int64_t begin, int64_t end) {
         for (int64_t row = begin; row < end; ++row) channels_row(row / s.P, row % s.P);
       });
       return;
@@ -228,8 +232,7 @@ struct Forward {
     const int64_t last = s.W - 1 - reach + window.pad_w;
     const int64_t inside_end =
         larger(smaller(last < 0 ? 0 : last / window.stride_w + 1, s.Q), inside_begin);
-    const int64_t work = s.Q * window.R * window.S;
-    parallel_for(s.N * s.C * s.P, grain_work / (work + 1) + 1, [&](int64_t begin, int64_t end) {
+    parallel_for(s.N * s.C * s.P, grain(s.Q), [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row)
         columns_row(row / s.P / s.C, row / s.P % s.C, row % s.P, inside_begin, inside_end);
     });
