@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import os
 import platform
 import re
@@ -41,6 +42,14 @@ def commit_name() -> str:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def keep_statistics(path: Path) -> None:
+    """Drop the single rounds from a record: medians and spreads are what is compared later."""
+    record = json.loads(path.read_text())
+    for row in record["benchmarks"]:
+        row["stats"].pop("data", None)
+    path.write_text(json.dumps(record, separators=(",", ":")))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -86,6 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     command += ["-k", options.k] if options.k else []
     status = pytest.main(command)
     if path.exists() and path.stat().st_size:
+        keep_statistics(path)
         report.show(path)
         print(f"record: {path}")
     return int(status)
