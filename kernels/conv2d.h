@@ -5,7 +5,8 @@
 //   grad_weight[k,c,r,s]           = sum_{n,p,q} grad_output[n,k,p,q] * input[n, g*C/G + c, h, w]
 //
 //   with  h = p * stride_h - pad_h + r * dilation_h,  w = q * stride_w - pad_w + s * dilation_w,
-//   g = k / (K/G);  input outside [0,H) x [0,W) counts as 0.
+//   g = k / (K/G);  input outside [0,H) x [0,W) counts as 0. Whether that zero meets an infinite
+//   weight, giving NaN, is left to the algorithm, as in torch.
 //
 // N batch; C input channels; H, W input extents; K output channels; R, S window; P, Q output
 // extents; G groups.

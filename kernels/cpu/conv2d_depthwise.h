@@ -183,59 +183,91 @@ void run_depthwise_columns(const Product<S>& p) {
       });
 }
 
-// The taps of pixel (i, j) that lie inside: where each reads channel 0, and its number.
+// The taps of pixel (i, j) that lie inside: where each reads channel 0, and its number. `until` is
+// the first pixel behind j that has other taps.
 template <class S>
 FASTCONV_INLINE int64_t taps_inside_pixel(const PixelSource<S>& source, int64_t n, int64_t i,
-                                          int64_t j, const S** from, int64_t* number) {
+                                          int64_t j, const S** from, int64_t* number,
+                                          int64_t& until) {
   int64_t count = 0;
+  until = source.grid.J;
   for (int64_t t = 0; t < source.tap_count; ++t) {
     const Tap& tap = source.taps[t];
-    if (j < tap.j_begin || j >= tap.j_end || !source.row_inside(tap, i)) continue;
+    if (!source.row_inside(tap, i)) continue;
+    if (j < tap.j_begin) until = smaller(until, tap.j_begin);
+    if (j < tap.j_begin || j >= tap.j_end) continue;
+    until = smaller(until, tap.j_end);
     from[count] = source.row_of(tap, n, i) + j * source.pixel_stride();
     number[count++] = t;
   }
   return count;
 }
 
+// kPixels neighbouring pixels with the same taps, all channels: the pixels share each load of a
+// weight.
+template <int kPixels, class S>
+FASTCONV_INLINE void depthwise_pixels(const Product<S>& p, const Compute<S>* weight, int64_t offset,
+                                      int64_t count, const S* const* from, const int64_t* number,
+                                      S* to) {
+  using V = Vec<Compute<S>>;
+  const int64_t step = p.source.pixel_stride(), G = p.G;
+  int64_t g = 0;
+  for (; g + V::kLanes <= G; g += V::kLanes) {
+    V sum[kPixels];
+#pragma GCC unroll 8
+    for (int q = 0; q < kPixels; ++q) sum[q] = p.bias ? V::load(p.bias + g) : V::zero();
+    for (int64_t t = 0; t < count; ++t) {
+      const V factor = V::load(weight + number[t] * G + g);
+      const S* pixel = from[t] + offset + g;
+#pragma GCC unroll 8
+      for (int q = 0; q < kPixels; ++q)
+        sum[q] = sum[q] + load_as_compute(pixel + q * step) * factor;
+    }
+#pragma GCC unroll 8
+    for (int q = 0; q < kPixels; ++q) store_from_compute(to + q * p.target.stride_j + g, sum[q]);
+  }
+  if (g == G) return;
+  for (int q = 0; q < kPixels; ++q) {
+    V sum = p.bias ? load_some(p.bias + g, G - g) : V::zero();
+    for (int64_t t = 0; t < count; ++t)
+      sum = sum + load_some_as_compute(from[t] + offset + q * step + g, G - g) *
+                      load_some(weight + number[t] * G + g, G - g);
+    store_some_from_compute(to + q * p.target.stride_j + g, sum, G - g);
+  }
+}
+
 template <class S>
 void run_depthwise_channels(const Product<S>& p) {
   using T = Compute<S>;
-  using V = Vec<T>;
+  constexpr int kPixels = kVectorRegisters == 32 ? 8 : 4;
   const PixelSource<S>& source = p.source;
   const int64_t taps = source.tap_count, G = p.G, I = source.grid.I, J = source.grid.J;
+  const int64_t step = source.pixel_stride();
   Scratch<T> packed(taps, G);  // [t][g]
   T* weight = packed.data();
   for (int64_t t = 0; t < taps; ++t)
     copy_run(weight + t * G, p.weight + source.taps[t].weight, p.weight_g, G);
 
-  parallel_for(
-      source.grid.N * I, (int64_t{1} << 14) / (J * G * taps) + 1, [&](int64_t begin, int64_t end) {
-        Scratch<const S*> from(taps);
-        Scratch<int64_t> number(taps);
-        for (int64_t row = begin; row < end; ++row) {
-          const int64_t i = row % I, n = row / I;
-          for (int64_t j = 0; j < J; ++j) {
-            const int64_t count = taps_inside_pixel(source, n, i, j, from.data(), number.data());
-            S* to = p.target.data + n * p.target.stride_n + i * p.target.stride_i +
-                    j * p.target.stride_j;
-            for (int64_t g = 0; g < G; g += V::kLanes) {
-              const int64_t lanes = smaller(int64_t{V::kLanes}, G - g);
-              V sum = p.bias ? load_some(p.bias + g, lanes) : V::zero();
-              if (lanes == V::kLanes) {
-                for (int64_t t = 0; t < count; ++t)
-                  sum = sum + load_as_compute(from.data()[t] + g) *
-                                  V::load(weight + number.data()[t] * G + g);
-                store_from_compute(to + g, sum);
-              } else {
-                for (int64_t t = 0; t < count; ++t)
-                  sum = sum + load_some_as_compute(from.data()[t] + g, lanes) *
-                                  load_some(weight + number.data()[t] * G + g, lanes);
-                store_some_from_compute(to + g, sum, lanes);
-              }
-            }
-          }
-        }
-      });
+  parallel_for(source.grid.N * I, (int64_t{1} << 14) / (J * G * taps) + 1,
+               [&](int64_t begin, int64_t end) {
+                 Scratch<const S*> from(taps);
+                 Scratch<int64_t> number(taps);
+                 for (int64_t row = begin; row < end; ++row) {
+                   const int64_t i = row % I, n = row / I;
+                   S* to = p.target.data + n * p.target.stride_n + i * p.target.stride_i;
+                   for (int64_t j = 0, until; j < J;) {
+                     const int64_t first = j;
+                     const int64_t count =
+                         taps_inside_pixel(source, n, i, j, from.data(), number.data(), until);
+                     for (; j + kPixels <= until; j += kPixels)
+                       depthwise_pixels<kPixels>(p, weight, (j - first) * step, count, from.data(),
+                                                 number.data(), to + j * p.target.stride_j);
+                     for (; j < until; ++j)
+                       depthwise_pixels<1>(p, weight, (j - first) * step, count, from.data(),
+                                           number.data(), to + j * p.target.stride_j);
+                   }
+                 }
+               });
 }
 
 // At least one tap.
@@ -300,7 +332,8 @@ void depthwise_weight_grad_channels(const PixelSource<S>& source, const PixelSou
   for (int64_t n = 0; n < source.grid.N; ++n)
     for (int64_t i = 0; i < source.grid.I; ++i)
       for (int64_t j = 0; j < source.grid.J; ++j) {
-        const int64_t count = taps_inside_pixel(source, n, i, j, from.data(), number.data());
+        int64_t until;
+        const int64_t count = taps_inside_pixel(source, n, i, j, from.data(), number.data(), until);
         const V factor = load_some_as_compute(
             grad.data + n * grad.stride_n + i * grad.stride_h + j * grad.stride_w + g, lanes);
         for (int64_t t = 0; t < count; ++t) {
