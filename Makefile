@@ -4,13 +4,14 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help build demo test bench lint clean
+.PHONY: help build demo test bench lint cuda-report clean
 
 help:
 	@echo "make demo    train a small network with fastconv's and torch's layers, side by side"
 	@echo "make test    build and run every test"
 	@echo "make bench   compare with torch on this machine (BENCH_ARGS=--quick for a short run)"
 	@echo "make lint    every check of style, types and spelling"
+	@echo "make cuda-report  registers, spills, occupancy and instructions of every CUDA kernel; needs nvcc"
 	@echo "make build   .venv with fastconv installed for development"
 	@echo "make clean   remove what the targets above made"
 
@@ -37,6 +38,10 @@ bench: build
 lint: build
 	$(PY) -m pip install --quiet --no-build-isolation --editable ".[lint]"
 	$(VENV)/bin/pre-commit run --all-files
+
+# Needs no environment: the table is prettier with rich, which .venv has.
+cuda-report:
+	$(if $(wildcard $(PY)),$(PY),$(PYTHON)) tools/cuda_report.py $(REPORT_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist wheelhouse demo.png .pytest_cache .mypy_cache .ruff_cache

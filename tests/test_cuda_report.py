@@ -1,0 +1,214 @@
+"""Law: make cuda-report reads what the CUDA tools write, and fails on what must not be built."""
+
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+objects = importlib.import_module("cuda_objects")
+report = importlib.import_module("cuda_report")
+occupancy = importlib.import_module("cuda_occupancy").occupancy
+sys.path.pop(0)
+
+# Recorded from CUDA 13.0, cut short.
+CLEAN = "_Z10probe_sm90Pfmm"
+PTXAS = """\
+ptxas info    : 0 bytes gmem
+ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized
+ptxas info    : Compiling entry function 'spilling' for 'sm_90a'
+ptxas info    : Function properties for spilling
+    328 bytes stack frame, 416 bytes spill stores, 412 bytes spill loads
+ptxas info    : Used 32 registers, used 1 barriers, 4096 bytes smem, 360 bytes cmem[0]
+ptxas info    : Compile time = 28.749 ms
+ptxas info    : Compiling entry function '_Z10probe_sm90Pfmm' for 'sm_90a'
+ptxas info    : Function properties for _Z10probe_sm90Pfmm
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 30 registers, used 0 barriers
+"""
+PTX = """\
+.target sm_90a
+.extern .shared .align 16 .b8 _ZN8fastconv4cuda6memoryE[];
+.visible .entry spilling(
+\t.param .u64 spilling_param_0
+)
+.maxntid 1024, 1, 1
+.minnctapersm 2
+{
+\tmov.u32 %r1, _ZN8fastconv4cuda6memoryE;
+\t{
+\tret;
+\t}
+}
+.entry _Z10probe_sm90Pfmm(
+\t.param .u64 _Z10probe_sm90Pfmm_param_0
+)
+.maxntid 64, 2
+{
+\tret;
+}
+"""
+SASS = """\
+\tcode for sm_90
+\t\tFunction : spilling
+\t.headerflags\t@"EF_CUDA_SM90 EF_CUDA_VIRTUAL_SM(EF_CUDA_SM90)"
+        /*0310*/                   HFMA2.MMA R4, -RZ, RZ, 0, 0 ;           /* 0x00000000ff047435 */
+                                                                           /* 0x000fe20000000800 */
+        /*0320*/              @!P0 FFMA.FTZ R5, R6, R7, R5 ;               /* 0x00000a00ff017b82 */
+        /*0330*/              @UP1 IMAD.MOV.U32 R3, RZ, RZ, RZ ;           /* 0x00000a00ff017b82 */
+\t\tFunction : _Z10probe_sm90Pfmm
+        /*0060*/                   HGMMA.64x8x16.F32 R24, gdesc[UR4], RZ, !UPT, gsb0 ;  /* 0x0 */
+        /*0070*/                   FFMA R5, R6, R7, R5 ;                   /* 0x00000a00ff017b82 */
+"""
+
+
+def described(file="probe.cu", sass=SASS, arch="90a"):
+    instructions = None if sass is None else objects.parse_sass(sass)
+    return report.describe(file, arch, PTXAS, PTX, instructions)
+
+
+def test_resources_are_read():
+    spilling, clean = described()
+    assert (spilling.registers, spilling.stack, spilling.static_shared) == (32, 328, 4096)
+    assert (spilling.threads, spilling.dynamic_shared) == (1024, True)
+    assert (clean.registers, clean.static_shared) == (30, 0)
+    assert (clean.threads, clean.dynamic_shared) == (128, False)
+
+
+def test_a_spill_is_a_fault():
+    spilling, clean = described()
+    assert "spills 416 bytes, loads 412" in spilling.fault()
+    assert clean.fault() is None
+
+
+def test_spills_of_called_functions_count():
+    called = "\nptxas info    : Function properties for inner\n"
+    called += "    8 bytes stack frame, 4 bytes spill stores, 8 bytes spill loads\n"
+    of = objects.parse_ptxas(PTXAS + called)[CLEAN]
+    assert (of.spill_stores, of.spill_loads) == (4, 8)
+
+
+def test_remarks_are_kept():
+    assert ["serialized" in line for line in objects.parse_remarks(PTXAS)] == [True]
+
+
+def test_the_strongest_instruction_is_named():
+    assert [kernel.matrix for kernel in described()] == ["FFMA", "HGMMA"]
+    assert objects.strongest({"FFMA": 9, "HMMA": 1}) == "HMMA"
+    assert objects.strongest({}) == "none"
+
+
+def test_a_constant_made_by_hfma2_is_no_arithmetic():
+    assert objects.parse_sass(SASS)["spilling"] == {"FFMA": 1}
+
+
+def test_kernels_marked_sm90_must_hold_hgmma():
+    without = SASS.replace("HGMMA", "HMMA")
+    assert described()[1].fault() is None
+    assert "holds no HGMMA (found: HMMA)" in described(sass=without)[1].fault()
+    assert described(sass=without, arch="80")[1].fault() is None  # its body is empty there
+    assert "without cuobjdump" in described(sass=None)[1].fault()
+
+
+def test_kernels_of_files_marked_sm90_must_hold_hgmma():
+    kernel = described(file="conv2d_sm90.cu", sass=SASS.replace("HGMMA", "HMMA"))[1]
+    assert kernel.fault() is not None
+    assert not described(file="conv2d_sm90_notes.cu")[0].wants_hgmma
+
+
+@pytest.mark.parametrize(
+    ("arch", "registers", "shared", "threads", "blocks", "limit"),
+    [  # computed by cuda_occupancy.h of CUDA 13.0
+        ("80", 32, 0, 256, 8, "warps"),
+        ("80", 33, 0, 256, 6, "registers"),
+        ("80", 40, 0, 256, 6, "registers"),
+        ("80", 48, 0, 256, 5, "registers"),
+        ("80", 64, 0, 256, 4, "registers"),
+        ("80", 128, 0, 128, 4, "registers"),
+        ("80", 255, 0, 256, 1, "registers"),
+        ("80", 255, 0, 1024, 0, "registers"),
+        ("80", 16, 0, 32, 32, "blocks"),
+        ("80", 32, 16384, 128, 9, "shared"),
+        ("80", 32, 48 * 1024, 256, 3, "shared"),
+        ("90a", 32, 48 * 1024, 256, 4, "shared"),
+        ("90a", 168, 200000, 384, 1, "registers"),
+        ("90a", 64, 0, 512, 2, "registers"),
+    ],
+)
+def test_occupancy_is_that_of_the_toolkit(arch, registers, shared, threads, blocks, limit):
+    fit = occupancy(arch, registers, shared, threads)
+    assert (fit.blocks, fit.limit) == (blocks, limit)
+    assert fit.share == blocks * (threads // 32) / 64
+
+
+@pytest.mark.parametrize(
+    ("demangled", "base", "arguments"),
+    [
+        ("info_image_kernel(Nothing)", "info_image_kernel", ""),
+        (
+            "void fastconv::cuda::(anonymous namespace)::tiled_kernel<fastconv::cuda::Tile<__half, "
+            "4, 2, true> >(fastconv::cuda::(anonymous namespace)::Tiled<int>)",
+            "tiled_kernel",
+            "Tile<float16, 4, 2, true>",
+        ),
+        (
+            "void pool_kernel<unsigned char, 16, long, __nv_bfloat16>(Pool<int>)",
+            "pool_kernel",
+            "uint8, 16, int64, bfloat16",
+        ),
+    ],
+)
+def test_names_are_short(demangled, base, arguments):
+    assert objects.split_name(demangled) == (base, arguments)
+
+
+def test_names_are_demangled():
+    assert objects.demangle("_Z10probe_sm90Pfmm") in (
+        "probe_sm90(float*, unsigned long, unsigned long)",
+        "_Z10probe_sm90Pfmm",  # no C++ runtime here
+    )
+
+
+def test_the_table_shows_the_worst_of_each_group(capsys):
+    kernels = described() + described()
+    lines = report.rows(kernels)
+    assert [line[:5] for line in lines] == [
+        ("probe_sm90", "sm_90a", "2", "30", "0"),
+        ("spilling", "sm_90a", "2", "32", "828"),
+    ]
+    assert lines[0][-1] == "HGMMA x2"
+    report.show(lines)
+    assert "probe_sm90" in capsys.readouterr().out
+
+
+def test_without_cuobjdump_instructions_are_not_guessed():
+    assert {line[-1] for line in report.rows(described(sass=None))} == {"needs cuobjdump"}
+
+
+def test_the_cache_notices_a_changed_header(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    source, header = tmp_path / "a.cu", tmp_path / "b.cuh"
+    source.write_text('#include "b.cuh"\n')
+    header.write_text("// one\n")
+    key = report.cache_key(source, "80", "nvcc 13.0")
+    assert key == report.cache_key(source, "80", "nvcc 13.0")
+    assert key != report.cache_key(source, "90a", "nvcc 13.0")
+    header.write_text("// two\n")
+    assert key != report.cache_key(source, "80", "nvcc 13.0")
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="this machine has no nvcc")
+def test_the_smallest_source_is_reported(tmp_path):
+    smallest = min((ROOT / "kernels/cuda").glob("*.cu"), key=lambda path: path.stat().st_size)
+    kept = tmp_path / "report.json"
+    command = [sys.executable, ROOT / "tools/cuda_report.py", smallest.name, "--json", kept]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    kernels = json.loads(kept.read_text())["kernels"]
+    assert {kernel["arch"] for kernel in kernels} == {"80", "90a"}
+    assert all(kernel["registers"] > 0 for kernel in kernels)

@@ -1,0 +1,138 @@
+"""Reads what nvcc, ptxas and cuobjdump write about kernels, and shortens their names."""
+
+import ctypes
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+# What a kernel computes with, the most capable first. UTC*: tensor cores of Blackwell.
+MATRIX = ("UTCHMMA", "UTCIMMA", "UTCQMMA", "HGMMA", "QGMMA", "IGMMA", "BGMMA")
+MATRIX += ("DMMA", "HMMA", "QMMA", "IMMA", "BMMA")
+ARITHMETIC = (*MATRIX, "DFMA", "FFMA", "FFMA2", "HFMA2")
+
+
+@dataclass
+class Resources:
+    """What ptxas says of one kernel; spills are those of the functions that it calls, too."""
+
+    registers: int = 0
+    stack: int = 0
+    spill_stores: int = 0
+    spill_loads: int = 0
+    static_shared: int = 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What PTX says of one kernel."""
+
+    threads: int | None  # of a block, from __launch_bounds__
+    dynamic_shared: bool
+
+
+def parse_ptxas(log: str) -> dict[str, Resources]:
+    """Of each kernel, by mangled name, from the output of -Xptxas -v."""
+    found: dict[str, Resources] = {}
+    kernel = Resources()
+    for line in log.splitlines():
+        if match := re.search(r"Compiling entry function '(\w+)'", line):
+            kernel = found.setdefault(match[1], Resources())
+        elif match := re.search(
+            r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", line
+        ):
+            kernel.stack = max(kernel.stack, int(match[1]))
+            kernel.spill_stores += int(match[2])
+            kernel.spill_loads += int(match[3])
+        elif match := re.search(r"Used (\d+) registers", line):
+            kernel.registers = int(match[1])
+            shared = re.search(r"(\d+) bytes smem", line)
+            kernel.static_shared = int(shared[1]) if shared else 0
+    return found
+
+
+def parse_remarks(log: str) -> list[str]:
+    """Warnings, such as that wgmma instructions were serialized."""
+    lines = (line.strip() for line in log.splitlines())
+    return sorted({line for line in lines if re.search(r"warning|Performance Loss", line)})
+
+
+def parse_ptx(ptx: str) -> dict[str, Entry]:
+    """Of each kernel, by mangled name."""
+    dynamic = re.findall(r"^\.extern \.shared .*?(\w+)\[\];", ptx, flags=re.MULTILINE)
+    found: dict[str, Entry] = {}
+    for entry in re.finditer(r"\.entry\s+(\w+)(.*?)^\{(.*?)^\}", ptx, re.DOTALL | re.MULTILINE):
+        name, head, body = entry.groups()
+        bounds = re.search(r"\.(?:maxntid|reqntid)\s+(\d+)(?:,\s*(\d+))?(?:,\s*(\d+))?", head)
+        threads = None
+        if bounds:
+            x, y, z = (int(extent or 1) for extent in bounds.groups())
+            threads = x * y * z
+        words = set(re.findall(r"[\w$]+", body))
+        found[name] = Entry(threads, any(symbol in words for symbol in dynamic))
+    return found
+
+
+def parse_sass(sass: str) -> dict[str, dict[str, int]]:
+    """Of each kernel, by mangled name: how many of each of ARITHMETIC its SASS holds."""
+    found: dict[str, Counter[str]] = {}
+    counts: Counter[str] = Counter()
+    instruction = re.compile(r"\s*/\*[0-9a-f]{4,}\*/\s+\{?\s*(?:@!?U?P\w+\s+)?([A-Z]\w*)")
+    for line in sass.splitlines():
+        if match := re.match(r"\s*Function : (\S+)", line):
+            counts = found.setdefault(match[1], Counter())
+        elif (match := instruction.match(line)) and match[1] in ARITHMETIC:
+            counts[match[1]] += "-RZ, RZ," not in line  # 0 * 0 + constant is a move
+    return {name: dict(+of) for name, of in found.items()}
+
+
+def strongest(counts: dict[str, int]) -> str:
+    """The most capable instruction among those counted."""
+    return next((name for name in ARITHMETIC if counts.get(name)), "none")
+
+
+def demangle(name: str) -> str:
+    """As C++ writes it; as it is, where no C++ runtime is found."""
+    for library in ("libstdc++.so.6", "libc++abi.so.1"):
+        try:
+            function = ctypes.CDLL(library).__cxa_demangle
+        except (OSError, AttributeError):
+            continue
+        function.restype = ctypes.c_void_p
+        status = ctypes.c_int(-1)
+        text = function(name.encode(), None, None, ctypes.byref(status))
+        if text and status.value == 0:  # the runtime's malloc; a few kilobytes are left to the end
+            return ctypes.cast(text, ctypes.c_char_p).value.decode()  # type: ignore[union-attr]
+    return name
+
+
+TYPES = {
+    "__nv_bfloat16": "bfloat16",
+    "__half": "float16",
+    "float": "float32",
+    "double": "float64",
+    "unsigned char": "uint8",
+    "signed char": "int8",
+    "short": "int16",
+    "int": "int32",
+    "long": "int64",
+}
+
+
+def split_name(demangled: str) -> tuple[str, str]:
+    """`void fastconv::cuda::f_kernel<__half, 2>(Of)` is ("f_kernel", "float16, 2")."""
+    name = demangled.replace("(anonymous namespace)::", "").replace("fastconv::cuda::", "")
+    depth, start, end = 0, len(name), len(name)
+    for at, letter in enumerate(name):
+        if letter == "<":
+            start = at if depth == 0 and start == len(name) else start
+            depth += 1
+        elif letter == ">":
+            depth -= 1
+        elif letter == "(" and depth == 0:
+            end = at
+            break
+    base = name[: min(start, end)].split()[-1].rpartition("::")[2]
+    arguments = name[start:end].strip()[1:-1].strip()
+    pattern = "|".join(rf"\b{of}\b" for of in TYPES)
+    arguments = re.sub(pattern, lambda match: TYPES[match[0]], arguments)
+    return base, arguments.replace(" >", ">")

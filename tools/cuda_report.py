@@ -1,0 +1,308 @@
+"""What the compiler made of every CUDA kernel, without a GPU: `make cuda-report`.
+
+Compiles kernels/cuda/*.cu and shows, per kernel and architecture: registers, spills, stack, shared
+memory, occupancy, and the instruction that it computes with. Exit status 1: a kernel spills, or a
+kernel marked _sm90 (by its name or its file's) was not seen to hold HGMMA; 2: nothing could be
+said.
+
+Objects are kept in build/cuda_report/, by a hash of all that they depend on. From nothing it takes
+40 s of two cores (CUDA 13.0, 264 kernels).
+"""
+
+import argparse
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cuda_objects
+from cuda_occupancy import occupancy
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ROOT / "kernels" / "cuda"
+CACHE = ROOT / "build" / "cuda_report"
+ARCHS = ("80", "90a")  # CMakeLists.txt, FASTCONV_CUDA_ARCHS
+# As CMakeLists.txt compiles.
+OPTIONS = ("-std=c++17", "-O3", "-DNDEBUG", "-DFASTCONV_HAS_CUDA", "--expt-relaxed-constexpr")
+OPTIONS += ("-Xcompiler=-fvisibility=hidden", "-Xptxas=-v", f"-I{ROOT}")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One instance for one architecture; bytes, but for registers and threads."""
+
+    file: str
+    name: str
+    instance: str  # template arguments
+    arch: str
+    registers: int
+    spill_stores: int
+    spill_loads: int
+    stack: int
+    static_shared: int
+    dynamic_shared: bool  # whether it uses any: how much, the launch says
+    threads: int | None  # of a block, from __launch_bounds__
+    blocks: int | None  # on one multiprocessor
+    occupancy: float | None  # where dynamic_shared: at most this
+    limit: str | None  # of the occupancy
+    instructions: dict[str, int] | None  # None: not disassembled
+
+    @property
+    def spills(self) -> bool:
+        return self.spill_stores + self.spill_loads > 0
+
+    @property
+    def wants_hgmma(self) -> bool:
+        marked = re.search(r"_sm90(_kernel)?$", self.name) or Path(self.file).stem.endswith("_sm90")
+        return bool(marked) and self.arch.startswith("90")
+
+    @property
+    def matrix(self) -> str:
+        if self.instructions is None:
+            return "needs cuobjdump"
+        return cuda_objects.strongest(self.instructions)
+
+    def fault(self) -> str | None:
+        """What makes the report fail."""
+        of = f"{self.name}<{self.instance}> for sm_{self.arch} ({self.file})"
+        if self.spills:
+            return f"{of}: spills {self.spill_stores} bytes, loads {self.spill_loads}"
+        if self.wants_hgmma and self.instructions is None:
+            return f"{of}: marked _sm90, but HGMMA could not be looked for without cuobjdump"
+        if self.wants_hgmma and self.matrix != "HGMMA":
+            return f"{of}: marked _sm90, but holds no HGMMA (found: {self.matrix})"
+        return None
+
+
+def find_cuobjdump() -> str | None:
+    """$CUOBJDUMP, of Triton's package, on PATH, or of the CUDA toolkit."""
+    places = [os.environ.get("CUOBJDUMP")]
+    spec = importlib.util.find_spec("triton")
+    if spec and spec.submodule_search_locations:
+        package = Path(next(iter(spec.submodule_search_locations)))
+        places.append(str(package / "backends" / "nvidia" / "bin" / "cuobjdump"))
+    places.append(shutil.which("cuobjdump"))
+    if nvcc := shutil.which("nvcc"):
+        places.append(str(Path(nvcc).resolve().parent / "cuobjdump"))
+    return next((place for place in places if place and os.access(place, os.X_OK)), None)
+
+
+def dependencies(source: Path) -> list[Path]:
+    """The file and every file of the project that it includes."""
+    found = [source]
+    for path in found:
+        for name in re.findall(r'^\s*#\s*include\s+"(.+?)"', path.read_text(), re.MULTILINE):
+            for candidate in (ROOT / name, path.parent / name):
+                if candidate.is_file() and candidate.resolve() not in found:
+                    found.append(candidate.resolve())
+    return found
+
+
+def cache_key(source: Path, arch: str, compiler: str) -> str:
+    digest = hashlib.sha256("\0".join((compiler, arch, *OPTIONS)).encode())
+    for path in sorted(dependencies(source.resolve())):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def compile_kernels(source: Path, arch: str, compiler: str) -> Path:
+    """The folder with the cubin, the PTX and the log of ptxas."""
+    stem = f"{source.stem}.sm_{arch}"
+    folder = CACHE / f"{stem}.{cache_key(source, arch, compiler)}"
+    if folder.is_dir():
+        return folder
+    unfinished = CACHE / f"{stem}.unfinished.{os.getpid()}"
+    unfinished.mkdir(parents=True)
+    try:
+        command = ["nvcc", *OPTIONS, f"-gencode=arch=compute_{arch},code=sm_{arch}", "-cubin"]
+        command += ["-keep", f"-keep-dir={unfinished}", "-o", str(unfinished / "kernels.cubin")]
+        ran = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
+        if ran.returncode:
+            raise RuntimeError(f"{source.name} for sm_{arch}: nvcc failed\n{ran.stderr}")
+        next(unfinished.glob("*.ptx")).rename(unfinished / "kernels.ptx")
+        (unfinished / "ptxas.log").write_text(ran.stderr)
+        for path in unfinished.iterdir():
+            if path.name not in ("kernels.cubin", "kernels.ptx", "ptxas.log"):
+                path.unlink()
+        for old in CACHE.glob(f"{stem}.{'[0-9a-f]' * 16}"):
+            shutil.rmtree(old, ignore_errors=True)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def disassemble(folder: Path, cuobjdump: str | None) -> dict[str, dict[str, int]] | None:
+    kept = folder / "instructions.json"
+    if not kept.is_file():
+        if cuobjdump is None:
+            return None
+        # cuobjdump runs nvdisasm, which lies beside it.
+        path = f"{Path(cuobjdump).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        command = [cuobjdump, "-sass", str(folder / "kernels.cubin")]
+        environment = {**os.environ, "PATH": path}
+        ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        kept.write_text(json.dumps(cuda_objects.parse_sass(ran.stdout)))
+    found: dict[str, dict[str, int]] = json.loads(kept.read_text())
+    return found
+
+
+def describe(
+    file: str,
+    arch: str,
+    log: str,
+    ptx: str,
+    instructions: dict[str, dict[str, int]] | None,
+) -> list[Kernel]:
+    """The kernels of one file for one architecture, from what the tools wrote."""
+    entries = cuda_objects.parse_ptx(ptx)
+    kernels = []
+    for mangled, of in cuda_objects.parse_ptxas(log).items():
+        entry = entries[mangled]
+        fit = entry.threads and occupancy(arch, of.registers, of.static_shared, entry.threads)
+        kernels.append(
+            Kernel(
+                file,
+                *cuda_objects.split_name(cuda_objects.demangle(mangled)),
+                arch,
+                of.registers,
+                of.spill_stores,
+                of.spill_loads,
+                of.stack,
+                of.static_shared,
+                entry.dynamic_shared,
+                entry.threads,
+                fit.blocks if fit else None,
+                fit.share if fit else None,
+                fit.limit if fit else None,
+                None if instructions is None else instructions.get(mangled, {}),
+            )
+        )
+    return kernels
+
+
+def span(values: Iterable[int]) -> str:
+    kept = sorted(set(values))
+    if not kept:
+        return "-"
+    return f"{kept[0]}" if len(kept) == 1 else f"{kept[0]}-{kept[-1]}"
+
+
+COLUMNS = ("kernel", "arch", "count", "registers", "spills", "stack", "static shared")
+COLUMNS += ("threads", "occupancy", "limit", "computes with")
+
+
+def rows(kernels: list[Kernel]) -> list[tuple[str, ...]]:
+    """One line per kernel and architecture: how many instances, and the worst of each."""
+    groups: dict[tuple[str, str], list[Kernel]] = {}
+    for kernel in sorted(kernels, key=lambda of: (of.name, of.arch)):
+        groups.setdefault((kernel.name, f"sm_{kernel.arch}"), []).append(kernel)
+    found = []
+    for (name, arch), group in groups.items():
+        known = [kernel for kernel in group if kernel.occupancy is not None]
+        worst = min(known, key=lambda of: of.occupancy or 0.0, default=None)
+        share, limit = "-", "-"
+        if worst:
+            share = f"{worst.occupancy:.0%}" + (" at most" if worst.dynamic_shared else "")
+            limit = worst.limit or "-"
+        matrix = Counter(kernel.matrix for kernel in group)
+        used = (f"{of} x{count}" for of, count in matrix.most_common())
+        found.append(
+            (
+                name.removesuffix("_kernel"),
+                arch,
+                str(len(group)),
+                str(max(kernel.registers for kernel in group)),
+                str(max(kernel.spill_stores + kernel.spill_loads for kernel in group)),
+                str(max(kernel.stack for kernel in group)),
+                str(max(kernel.static_shared for kernel in group))
+                + (" + dynamic" if any(kernel.dynamic_shared for kernel in group) else ""),
+                span(kernel.threads for kernel in group if kernel.threads),
+                share,
+                limit,
+                "needs cuobjdump" if None in [of.instructions for of in group] else ", ".join(used),
+            )
+        )
+    return found
+
+
+def show(lines: list[tuple[str, ...]]) -> None:
+    try:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        widths = [max(map(len, column)) for column in zip(COLUMNS, *lines, strict=True)]
+        for line in (COLUMNS, *lines):
+            print("  ".join(map(str.ljust, line, widths)).rstrip())
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for at, column in enumerate(COLUMNS):
+        table.add_column(column, justify="right" if 2 <= at <= 8 else "left")
+    for line in lines:
+        spilled = COLUMNS.index("spills")
+        table.add_row(*line, style="red" if line[spilled] != "0" else None)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("files", nargs="*", help="names of sources; without any: all")
+    parser.add_argument("--arch", action="append", help=f"without any: {', '.join(ARCHS)}")
+    parser.add_argument("--jobs", type=int, default=2, help="compilers at a time; 2")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="every instance, machine-readable"
+    )
+    options = parser.parse_args(arguments)
+    if shutil.which("nvcc") is None:
+        print("cuda-report: expected nvcc on PATH, found none", file=sys.stderr)
+        return 2
+    sources = [SOURCES / Path(name).name for name in options.files]
+    sources = sources or sorted(SOURCES.glob("*.cu"))
+    compiler = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True)
+    cuobjdump = find_cuobjdump()
+
+    def work(job: tuple[Path, str]) -> tuple[list[Kernel], list[str]]:
+        source, arch = job
+        folder = compile_kernels(source, arch, compiler.stdout)
+        log, ptx = ((folder / name).read_text() for name in ("ptxas.log", "kernels.ptx"))
+        kernels = describe(source.name, arch, log, ptx, disassemble(folder, cuobjdump))
+        return kernels, cuda_objects.parse_remarks(log)
+
+    jobs = [(source, arch) for source in sources for arch in options.arch or ARCHS]
+    kernels: list[Kernel] = []
+    remarks: list[str] = []
+    try:
+        with ThreadPoolExecutor(options.jobs) as pool:
+            for some, said in pool.map(work, jobs):
+                kernels += some
+                remarks += said
+    except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
+        print(f"cuda-report: {error}", file=sys.stderr)
+        return 2
+    faults = [fault for kernel in kernels if (fault := kernel.fault())]
+    show(rows(kernels))
+    for line in remarks:
+        print(line)
+    if cuobjdump is None:
+        print("Instructions: needs cuobjdump (in Triton's package; or set CUOBJDUMP to its path)")
+    if options.json:
+        found = {"kernels": [asdict(kernel) for kernel in kernels], "faults": faults}
+        options.json.write_text(json.dumps(found | {"remarks": remarks}, indent=1) + "\n")
+    for fault in faults:
+        print(f"FAULT  {fault}")
+    print(f"{len(kernels)} kernels, {len(faults)} faults")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
