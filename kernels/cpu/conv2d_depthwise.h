@@ -321,27 +321,54 @@ void depthwise_weight_grad_columns(const PixelSource<S>& source, const PixelSour
   }
 }
 
+// kTaps taps of `pixels` neighbouring pixels: the taps share each load of a gradient.
+template <int kTaps, class S>
+FASTCONV_INLINE void add_taps(const S* const* from, const int64_t* number, int64_t step,
+                              const S* grad, int64_t grad_step, int64_t pixels, int64_t lanes,
+                              Compute<S>* sums) {
+  using V = Vec<Compute<S>>;
+  V sum[kTaps];
+#pragma GCC unroll 8
+  for (int t = 0; t < kTaps; ++t) sum[t] = V::load(sums + number[t] * V::kLanes);
+  const auto add = [&](auto load) {
+    for (int64_t q = 0; q < pixels; ++q) {
+      const V factor = load(grad + q * grad_step);
+#pragma GCC unroll 8
+      for (int t = 0; t < kTaps; ++t) sum[t] = sum[t] + factor * load(from[t] + q * step);
+    }
+  };
+  if (lanes == V::kLanes)
+    add([](const S* at) { return load_as_compute(at); });
+  else
+    add([lanes](const S* at) { return load_some_as_compute(at, lanes); });
+#pragma GCC unroll 8
+  for (int t = 0; t < kTaps; ++t) sum[t].store(sums + number[t] * V::kLanes);
+}
+
 // The same for `lanes` channels from g on, lanes are channels; sums is [t][kLanes].
 template <class S>
 void depthwise_weight_grad_channels(const PixelSource<S>& source, const PixelSource<S>& grad,
                                     int64_t g, int64_t lanes, Compute<S>* sums) {
-  using V = Vec<Compute<S>>;
+  constexpr int kTaps = kVectorRegisters == 32 ? 8 : 4;
   Scratch<const S*> from(source.tap_count);
   Scratch<int64_t> number(source.tap_count);
-  clear_run(sums, source.tap_count * V::kLanes);
+  const int64_t step = source.pixel_stride();
+  clear_run(sums, source.tap_count * Vec<Compute<S>>::kLanes);
+  PixelSource<S> channels = source;
+  channels.data += g;
   for (int64_t n = 0; n < source.grid.N; ++n)
     for (int64_t i = 0; i < source.grid.I; ++i)
-      for (int64_t j = 0; j < source.grid.J; ++j) {
-        int64_t until;
-        const int64_t count = taps_inside_pixel(source, n, i, j, from.data(), number.data(), until);
-        const V factor = load_some_as_compute(
-            grad.data + n * grad.stride_n + i * grad.stride_h + j * grad.stride_w + g, lanes);
-        for (int64_t t = 0; t < count; ++t) {
-          Compute<S>* sum = sums + number.data()[t] * V::kLanes;
-          const V value = lanes == V::kLanes ? load_as_compute(from.data()[t] + g)
-                                             : load_some_as_compute(from.data()[t] + g, lanes);
-          (V::load(sum) + factor * value).store(sum);
-        }
+      for (int64_t j = 0, until; j < source.grid.J; j = until) {
+        const int64_t count =
+            taps_inside_pixel(channels, n, i, j, from.data(), number.data(), until);
+        const S* at = grad.data + n * grad.stride_n + i * grad.stride_h + j * grad.stride_w + g;
+        int64_t t = 0;
+        for (; t + kTaps <= count; t += kTaps)
+          add_taps<kTaps>(from.data() + t, number.data() + t, step, at, grad.stride_w, until - j,
+                          lanes, sums);
+        for (; t < count; ++t)
+          add_taps<1>(from.data() + t, number.data() + t, step, at, grad.stride_w, until - j, lanes,
+                      sums);
       }
 }
 
