@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 objects = importlib.import_module("cuda_objects")
+compiling = importlib.import_module("cuda_compile")
 report = importlib.import_module("cuda_report")
 occupancy = importlib.import_module("cuda_occupancy").occupancy
 sys.path.pop(0)
@@ -67,17 +68,17 @@ SASS = """\
 """
 
 
-def described(file="probe.cu", sass=SASS, arch="90a"):
+def described(file="probe.cu", sass=SASS, arch="90a", shared=()):
     instructions = None if sass is None else objects.parse_sass(sass)
-    return report.describe(file, arch, PTXAS, PTX, instructions)
+    return report.describe(file, arch, PTXAS, PTX, dict(shared), instructions)
 
 
 def test_resources_are_read():
     spilling, clean = described()
     assert (spilling.registers, spilling.stack, spilling.static_shared) == (32, 328, 4096)
-    assert (spilling.threads, spilling.dynamic_shared) == (1024, True)
+    assert (spilling.threads, spilling.dynamic_shared) == (1024, None)
     assert (clean.registers, clean.static_shared) == (30, 0)
-    assert (clean.threads, clean.dynamic_shared) == (128, False)
+    assert (clean.threads, clean.dynamic_shared) == (128, 0)
 
 
 def test_a_spill_is_a_fault():
@@ -167,6 +168,26 @@ def test_names_are_short(demangled, base, arguments):
     assert objects.split_name(demangled) == (base, arguments)
 
 
+def test_dynamic_shared_memory_limits_occupancy():
+    unknown, known = (described(shared=of)[0] for of in ((), {"spilling": 200 * 1024}))
+    assert (unknown.dynamic_shared, unknown.blocks) == (None, 2)
+    assert (known.dynamic_shared, known.blocks, known.limit) == (200 * 1024, 1, "shared")
+    lines = report.rows([unknown, known])
+    assert lines[0][7] == "?"
+
+
+def test_sizes_are_read_from_bytes():
+    ptx = ".global .align 8 .b8 shared_sizes[24] = {0, 138, 0, 0, 0, 0, 0, 0, 1, 2};"
+    assert objects.parse_sizes(ptx, "shared_sizes") == [138 * 256, 513, 0]
+
+
+def test_classes_among_template_arguments_are_found():
+    name = "void f<fastconv::cuda::(anonymous namespace)::Tile<fastconv::A<1>, 2>, int>(Tiled<int>)"
+    assert objects.class_arguments(name) == ["fastconv::cuda::Tile<fastconv::A<1>, 2>"]
+    assert objects.class_arguments("f(int)") == []
+    assert objects.class_arguments("void f<float, (Kind)1>(int)") == []
+
+
 def test_names_are_demangled():
     assert objects.demangle("_Z10probe_sm90Pfmm") in (
         "probe_sm90(float*, unsigned long, unsigned long)",
@@ -191,18 +212,67 @@ def test_without_cuobjdump_instructions_are_not_guessed():
 
 
 def test_the_cache_notices_a_changed_header(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "ROOT", tmp_path)
+    monkeypatch.setattr(compiling, "ROOT", tmp_path)
     source, header = tmp_path / "a.cu", tmp_path / "b.cuh"
     source.write_text('#include "b.cuh"\n')
     header.write_text("// one\n")
-    key = report.cache_key(source, "80", "nvcc 13.0")
-    assert key == report.cache_key(source, "80", "nvcc 13.0")
-    assert key != report.cache_key(source, "90a", "nvcc 13.0")
+    key = compiling.cache_key(source, "80", "nvcc 13.0")
+    assert key == compiling.cache_key(source, "80", "nvcc 13.0")
+    assert key != compiling.cache_key(source, "90a", "nvcc 13.0")
     header.write_text("// two\n")
-    assert key != report.cache_key(source, "80", "nvcc 13.0")
+    assert key != compiling.cache_key(source, "80", "nvcc 13.0")
 
 
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="this machine has no nvcc")
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="this machine has no nvcc")
+SPILLING = """
+__global__ void __launch_bounds__(1024, 2) spilling_kernel(float* p) {
+  float v[64];
+  for (int i = 0; i < 64; ++i) v[i] = p[i * 1024 + threadIdx.x];
+  __syncthreads();
+  for (int i = 0; i < 64; ++i) p[i * 1024 + threadIdx.x] = v[63 - i] * v[i * 7 % 64];
+}
+"""
+SIZED = """
+namespace fastconv {
+struct Block { struct Shared { float of[300]; }; };
+template <class Of>
+__global__ void __launch_bounds__(64) sized_sm90_kernel(float* p) {
+  extern __shared__ float memory[];
+  p[0] = memory[threadIdx.x];
+}
+template __global__ void sized_sm90_kernel<Block>(float*);
+}
+"""
+
+
+@needs_nvcc
+@pytest.mark.parametrize(
+    ("code", "fault"),
+    [(SPILLING, "spills"), (SIZED, "marked _sm90"), ("__global__ void calm_kernel() {}", None)],
+)
+def test_faults_decide_the_exit_status(code, fault, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "SOURCES", tmp_path)
+    monkeypatch.setattr(compiling, "CACHE", tmp_path / "cache")
+    (tmp_path / "probe.cu").write_text(code)
+    assert report.main(["--arch", "90a"]) == (1 if fault else 0)
+    said = capsys.readouterr().out
+    assert fault is None or fault in said
+    assert report.main(["--arch", "90a"]) == (1 if fault else 0)  # from the cache
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    if code is SIZED:
+        assert "1200" in said
+
+
+@needs_nvcc
+def test_a_source_that_does_not_compile_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "SOURCES", tmp_path)
+    monkeypatch.setattr(compiling, "CACHE", tmp_path / "cache")
+    (tmp_path / "broken.cu").write_text("no C++")
+    assert report.main(["--arch", "80"]) == 2
+    assert "broken.cu for sm_80: nvcc failed" in capsys.readouterr().err
+
+
+@needs_nvcc
 def test_the_smallest_source_is_reported(tmp_path):
     smallest = min((ROOT / "kernels/cuda").glob("*.cu"), key=lambda path: path.stat().st_size)
     kept = tmp_path / "report.json"

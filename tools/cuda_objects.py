@@ -72,6 +72,15 @@ def parse_ptx(ptx: str) -> dict[str, Entry]:
     return found
 
 
+def parse_sizes(ptx: str, variable: str) -> list[int]:
+    """The elements of an array of unsigned 64-bit integers, which PTX writes as bytes."""
+    match = re.search(rf"\.b8 {variable}\[(\d+)\] = \{{(.*?)\}}", ptx)
+    if match is None:
+        raise RuntimeError(f"{variable}: expected an array of bytes in the PTX, found none")
+    data = bytes(int(byte) for byte in match[2].split(",")).ljust(int(match[1]), b"\0")
+    return [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)]
+
+
 def parse_sass(sass: str) -> dict[str, dict[str, int]]:
     """Of each kernel, by mangled name: how many of each of ARITHMETIC its SASS holds."""
     found: dict[str, Counter[str]] = {}
@@ -136,3 +145,18 @@ def split_name(demangled: str) -> tuple[str, str]:
     pattern = "|".join(rf"\b{of}\b" for of in TYPES)
     arguments = re.sub(pattern, lambda match: TYPES[match[0]], arguments)
     return base, arguments.replace(" >", ">")
+
+
+def class_arguments(demangled: str) -> list[str]:
+    """Template arguments of a kernel that are classes of fastconv, as C++ can read them."""
+    text = demangled.replace("(anonymous namespace)::", "")
+    _, _, text = text.partition("<")
+    found, depth, start = [], 0, 0
+    for at, letter in enumerate(text):
+        if depth == 0 and letter in ",>":
+            found.append(text[start:at].strip())
+            start = at + 1
+        if letter == ">" and depth == 0:
+            break
+        depth += (letter in "<(") - (letter in ">)")
+    return [argument for argument in found if argument.startswith("fastconv::")]

@@ -10,10 +10,7 @@ Objects are kept in build/cuda_report/, by a hash of all that they depend on. Fr
 """
 
 import argparse
-import hashlib
-import importlib.util
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -24,16 +21,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import cuda_compile
 import cuda_objects
 from cuda_occupancy import occupancy
 
-ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ROOT / "kernels" / "cuda"
-CACHE = ROOT / "build" / "cuda_report"
+SOURCES = cuda_compile.ROOT / "kernels" / "cuda"
 ARCHS = ("80", "90a")  # CMakeLists.txt, FASTCONV_CUDA_ARCHS
-# As CMakeLists.txt compiles.
-OPTIONS = ("-std=c++17", "-O3", "-DNDEBUG", "-DFASTCONV_HAS_CUDA", "--expt-relaxed-constexpr")
-OPTIONS += ("-Xcompiler=-fvisibility=hidden", "-Xptxas=-v", f"-I{ROOT}")
 
 
 @dataclass(frozen=True)
@@ -49,10 +42,10 @@ class Kernel:
     spill_loads: int
     stack: int
     static_shared: int
-    dynamic_shared: bool  # whether it uses any: how much, the launch says
+    dynamic_shared: int | None  # None: some; how much, the launch alone says
     threads: int | None  # of a block, from __launch_bounds__
     blocks: int | None  # on one multiprocessor
-    occupancy: float | None  # where dynamic_shared: at most this
+    occupancy: float | None  # where dynamic_shared is None: at most this
     limit: str | None  # of the occupancy
     instructions: dict[str, int] | None  # None: not disassembled
 
@@ -83,84 +76,12 @@ class Kernel:
         return None
 
 
-def find_cuobjdump() -> str | None:
-    """$CUOBJDUMP, of Triton's package, on PATH, or of the CUDA toolkit."""
-    places = [os.environ.get("CUOBJDUMP")]
-    spec = importlib.util.find_spec("triton")
-    if spec and spec.submodule_search_locations:
-        package = Path(next(iter(spec.submodule_search_locations)))
-        places.append(str(package / "backends" / "nvidia" / "bin" / "cuobjdump"))
-    places.append(shutil.which("cuobjdump"))
-    if nvcc := shutil.which("nvcc"):
-        places.append(str(Path(nvcc).resolve().parent / "cuobjdump"))
-    return next((place for place in places if place and os.access(place, os.X_OK)), None)
-
-
-def dependencies(source: Path) -> list[Path]:
-    """The file and every file of the project that it includes."""
-    found = [source]
-    for path in found:
-        for name in re.findall(r'^\s*#\s*include\s+"(.+?)"', path.read_text(), re.MULTILINE):
-            for candidate in (ROOT / name, path.parent / name):
-                if candidate.is_file() and candidate.resolve() not in found:
-                    found.append(candidate.resolve())
-    return found
-
-
-def cache_key(source: Path, arch: str, compiler: str) -> str:
-    digest = hashlib.sha256("\0".join((compiler, arch, *OPTIONS)).encode())
-    for path in sorted(dependencies(source.resolve())):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def compile_kernels(source: Path, arch: str, compiler: str) -> Path:
-    """The folder with the cubin, the PTX and the log of ptxas."""
-    stem = f"{source.stem}.sm_{arch}"
-    folder = CACHE / f"{stem}.{cache_key(source, arch, compiler)}"
-    if folder.is_dir():
-        return folder
-    unfinished = CACHE / f"{stem}.unfinished.{os.getpid()}"
-    unfinished.mkdir(parents=True)
-    try:
-        command = ["nvcc", *OPTIONS, f"-gencode=arch=compute_{arch},code=sm_{arch}", "-cubin"]
-        command += ["-keep", f"-keep-dir={unfinished}", "-o", str(unfinished / "kernels.cubin")]
-        ran = subprocess.run([*command, str(source)], capture_output=True, text=True, check=False)
-        if ran.returncode:
-            raise RuntimeError(f"{source.name} for sm_{arch}: nvcc failed\n{ran.stderr}")
-        next(unfinished.glob("*.ptx")).rename(unfinished / "kernels.ptx")
-        (unfinished / "ptxas.log").write_text(ran.stderr)
-        for path in unfinished.iterdir():
-            if path.name not in ("kernels.cubin", "kernels.ptx", "ptxas.log"):
-                path.unlink()
-        for old in CACHE.glob(f"{stem}.{'[0-9a-f]' * 16}"):
-            shutil.rmtree(old, ignore_errors=True)
-        unfinished.rename(folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return folder
-
-
-def disassemble(folder: Path, cuobjdump: str | None) -> dict[str, dict[str, int]] | None:
-    kept = folder / "instructions.json"
-    if not kept.is_file():
-        if cuobjdump is None:
-            return None
-        # cuobjdump runs nvdisasm, which lies beside it.
-        path = f"{Path(cuobjdump).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        command = [cuobjdump, "-sass", str(folder / "kernels.cubin")]
-        environment = {**os.environ, "PATH": path}
-        ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-        kept.write_text(json.dumps(cuda_objects.parse_sass(ran.stdout)))
-    found: dict[str, dict[str, int]] = json.loads(kept.read_text())
-    return found
-
-
 def describe(
     file: str,
     arch: str,
     log: str,
     ptx: str,
+    shared: dict[str, int],
     instructions: dict[str, dict[str, int]] | None,
 ) -> list[Kernel]:
     """The kernels of one file for one architecture, from what the tools wrote."""
@@ -168,7 +89,9 @@ def describe(
     kernels = []
     for mangled, of in cuda_objects.parse_ptxas(log).items():
         entry = entries[mangled]
-        fit = entry.threads and occupancy(arch, of.registers, of.static_shared, entry.threads)
+        dynamic = shared.get(mangled) if entry.dynamic_shared else 0
+        bytes_shared = of.static_shared + (dynamic or 0)
+        fit = entry.threads and occupancy(arch, of.registers, bytes_shared, entry.threads)
         kernels.append(
             Kernel(
                 file,
@@ -179,7 +102,7 @@ def describe(
                 of.spill_loads,
                 of.stack,
                 of.static_shared,
-                entry.dynamic_shared,
+                dynamic,
                 entry.threads,
                 fit.blocks if fit else None,
                 fit.share if fit else None,
@@ -197,7 +120,8 @@ def span(values: Iterable[int]) -> str:
     return f"{kept[0]}" if len(kept) == 1 else f"{kept[0]}-{kept[-1]}"
 
 
-COLUMNS = ("kernel", "arch", "count", "registers", "spills", "stack", "static shared")
+COLUMNS: tuple[str, ...]
+COLUMNS = ("kernel", "arch", "count", "registers", "spills", "stack", "shared", "dynamic")
 COLUMNS += ("threads", "occupancy", "limit", "computes with")
 
 
@@ -206,14 +130,15 @@ def rows(kernels: list[Kernel]) -> list[tuple[str, ...]]:
     groups: dict[tuple[str, str], list[Kernel]] = {}
     for kernel in sorted(kernels, key=lambda of: (of.name, of.arch)):
         groups.setdefault((kernel.name, f"sm_{kernel.arch}"), []).append(kernel)
-    found = []
+    found: list[tuple[str, ...]] = []
     for (name, arch), group in groups.items():
         known = [kernel for kernel in group if kernel.occupancy is not None]
         worst = min(known, key=lambda of: of.occupancy or 0.0, default=None)
         share, limit = "-", "-"
         if worst:
-            share = f"{worst.occupancy:.0%}" + (" at most" if worst.dynamic_shared else "")
+            share = f"{worst.occupancy:.0%}" + (" at most" if worst.dynamic_shared is None else "")
             limit = worst.limit or "-"
+        dynamic = [kernel.dynamic_shared for kernel in group]
         matrix = Counter(kernel.matrix for kernel in group)
         used = (f"{of} x{count}" for of, count in matrix.most_common())
         found.append(
@@ -224,8 +149,8 @@ def rows(kernels: list[Kernel]) -> list[tuple[str, ...]]:
                 str(max(kernel.registers for kernel in group)),
                 str(max(kernel.spill_stores + kernel.spill_loads for kernel in group)),
                 str(max(kernel.stack for kernel in group)),
-                str(max(kernel.static_shared for kernel in group))
-                + (" + dynamic" if any(kernel.dynamic_shared for kernel in group) else ""),
+                str(max(kernel.static_shared for kernel in group)),
+                "?" if None in dynamic else span(of for of in dynamic if of is not None),
                 span(kernel.threads for kernel in group if kernel.threads),
                 share,
                 limit,
@@ -247,11 +172,12 @@ def show(lines: list[tuple[str, ...]]) -> None:
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for at, column in enumerate(COLUMNS):
-        table.add_column(column, justify="right" if 2 <= at <= 8 else "left")
+        number = 2 <= at <= 9
+        table.add_column(column, justify="right" if number else "left", no_wrap=at != 11)
     for line in lines:
         spilled = COLUMNS.index("spills")
         table.add_row(*line, style="red" if line[spilled] != "0" else None)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    Console(width=None if sys.stdout.isatty() else 170).print(table)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -269,13 +195,15 @@ def main(arguments: list[str] | None = None) -> int:
     sources = [SOURCES / Path(name).name for name in options.files]
     sources = sources or sorted(SOURCES.glob("*.cu"))
     compiler = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True)
-    cuobjdump = find_cuobjdump()
+    cuobjdump = cuda_compile.find_cuobjdump()
 
     def work(job: tuple[Path, str]) -> tuple[list[Kernel], list[str]]:
         source, arch = job
-        folder = compile_kernels(source, arch, compiler.stdout)
+        folder = cuda_compile.compile_kernels(source, arch, compiler.stdout)
         log, ptx = ((folder / name).read_text() for name in ("ptxas.log", "kernels.ptx"))
-        kernels = describe(source.name, arch, log, ptx, disassemble(folder, cuobjdump))
+        shared = json.loads((folder / "shared.json").read_text())
+        instructions = cuda_compile.disassemble(folder, cuobjdump)
+        kernels = describe(source.name, arch, log, ptx, shared, instructions)
         return kernels, cuda_objects.parse_remarks(log)
 
     jobs = [(source, arch) for source in sources for arch in options.arch or ARCHS]
