@@ -1,153 +1,143 @@
 """Laws of a device on which somebody waits: streams, graphs, no hidden synchronisation, no memory
-but torch's, and the operations' registration on CUDA. pytest runs it from bench/gpu.sh.
+but torch's, and what the operations are to torch there. pytest runs it from bench/gpu.sh.
 """
 
 import pytest
 import torch
-from operations import every_case, every_operation
 
-DTYPES = (torch.float32, torch.bfloat16)
-LAYOUTS = ("contiguous", "channels_last")
+import fastconv.functional as FC
+from bench.gpu.small_calls import LAYOUTS, Call, calls
 
 pytestmark = pytest.mark.cuda
 
-
-def on_device(operation, case, dtype=torch.float32, layout="contiguous", seed=0):
-    """Leaves on the device; those that are differentiable want their gradient."""
-    names = operation.present(operation.shapes(case))
-    tensors = operation.tensors(case, dtype, layout, seed=seed, device="cuda")
-    return {
-        n: t if t is None else t.detach().requires_grad_(n in names) for n, t in tensors.items()
-    }
-
-
-def gradients(operation, tensors, outputs):
-    """The first output's gradients, for a gradient of ones."""
-    leaves = [tensors[name] for name in operation.present(tensors)]
-    return torch.autograd.grad(outputs[0], leaves, torch.ones_like(outputs[0]))
+ALL = calls((torch.float32, torch.bfloat16))
+# One for each operation, layout and dtype: the largest of the small ones.
+PLAIN = list(
+    {
+        (c.operation, c.layout, c.dtype): c
+        for c in sorted(
+            ALL, key=lambda call: sum(torch.Size(shape).numel() for shape in call.shapes.values())
+        )
+    }.values()
+)
+each = pytest.mark.parametrize("call", ALL, ids=str)
+each_plain = pytest.mark.parametrize("call", PLAIN, ids=str)
 
 
-def settled(operation, tensors, case):
-    """Outputs and gradients; one call before, so that kernels are loaded and pools are made."""
-    for _ in range(2):
-        outputs = operation.call(case, tensors)
-        grads = gradients(operation, tensors, outputs)
-        torch.cuda.synchronize()
-    return outputs, grads
+def settled(call: Call, tensors):
+    """The answer; one call before, so that kernels are loaded and pools are made."""
+    call.answer(tensors)
+    answer = call.answer(tensors)
+    torch.cuda.synchronize()
+    return answer
 
 
-@every_case("small")
-def test_registration_on_cuda(operation, case):
-    """Schema, fake kernels and autograd of every custom op agree with what runs on the device."""
-    tensors = operation.tensors(case, device="cuda")
-    for name, (op, args, kwargs) in operation.op_calls(case, tensors).items():
-        failures = torch.library.opcheck(op, args, kwargs, raise_exception=False)
-        assert all(outcome == "SUCCESS" for outcome in failures.values()), f"{name}: {failures}"
+def fill(tensors, values):
+    with torch.no_grad():
+        for tensor, value in zip(tensors, values, strict=True):
+            tensor.copy_(value)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@every_operation()
-def test_compiled_calls_agree(operation, layout):
-    case = operation.plain_case
-    tensors = on_device(operation, case, layout=layout)
-    expected = operation.call(case, tensors)[0]
-    compiled = torch.compile(
-        lambda tensors: operation.call(case, tensors)[0], backend="aot_eager", fullgraph=True
-    )
-    actual = compiled(tensors)
+@each
+def test_small_calls(call):
+    tensors = call.tensors("cuda")
+    answer = call.answer(tensors)
+    assert all(a.is_cuda and a.dtype == call.dtype for a in answer)
+    call.check(answer, call.truth(tensors))
+
+
+@each_plain
+def test_registration(call):
+    """Schema, fake kernel and autograd of the custom op agree with what runs on the device."""
+    op = getattr(torch.ops.fastconv, call.operation).default
+    options = {name: () if v is None else v for name, v in call.case.kwargs.items()}
+    outcome = torch.library.opcheck(op, tuple(call.tensors("cuda")), options, raise_exception=False)
+    assert all(result == "SUCCESS" for result in outcome.values()), outcome
+
+
+@each_plain
+def test_compiled_calls_agree(call):
+    def function(*tensors):
+        return getattr(FC, call.operation)(*tensors, **call.case.kwargs)
+
+    tensors = call.tensors("cuda")
+    expected = function(*tensors)
+    torch._dynamo.reset()
+    actual = torch.compile(function, backend="aot_eager", fullgraph=True)(*tensors)
     assert actual.stride() == expected.stride()
     assert torch.equal(actual, expected)
 
 
-@every_case("smooth")
-def test_callers_stream_is_used(operation, case):
-    """The input is made late on another stream: a launch on the default stream would miss it."""
-    tensors = on_device(operation, case)
-    expected, expected_grads = settled(operation, tensors, case)
-    source = {n: None if t is None else t.detach().clone() for n, t in tensors.items()}
+@each_plain
+def test_callers_stream_is_used(call):
+    """The input arrives late on another stream: a launch on the default stream would miss it."""
+    tensors, late = call.tensors("cuda"), call.tensors("cuda", seed=100)
+    expected = settled(call, tensors)
+    settled(call, late)
     side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side), torch.no_grad():
-        for tensor in tensors.values():
-            if tensor is not None:
-                tensor.zero_()
-        torch.cuda._sleep(20_000_000)
-        for name, tensor in tensors.items():
-            if tensor is not None:
-                tensor.copy_(source[name])
-        with torch.enable_grad():
-            outputs = operation.call(case, tensors)
-            grads = gradients(operation, tensors, outputs)
+    with torch.cuda.stream(side):
+        torch.cuda._sleep(20_000_000)  # 10 ms at 2 GHz
+        fill(late, tensors)
+        answer = call.answer(late)
     side.synchronize()
-    for actual, truth in zip((*outputs, *grads), (*expected, *expected_grads), strict=True):
-        assert torch.equal(actual, truth)
+    for actual, wanted in zip(answer, expected, strict=True):
+        assert torch.equal(actual, wanted)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("layout", LAYOUTS)
-@every_case("plain")
-def test_graphs_replay_with_new_inputs(operation, case, layout, dtype):
-    tensors = on_device(operation, case, dtype, layout)
-    settled(operation, tensors, case)
+@each_plain
+def test_graphs_replay_with_new_inputs(call):
+    tensors, fresh = call.tensors("cuda"), call.tensors("cuda", seed=100)
+    expected = settled(call, fresh)
+    side = torch.cuda.Stream()  # leaves and their backward on the stream that captures
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        call.answer(tensors)
+    side.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        outputs = operation.call(case, tensors)
-        grads = gradients(operation, tensors, outputs)
-    fresh = on_device(operation, case, dtype, layout, seed=1)
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            if tensor is not None:
-                tensor.copy_(fresh[name])
+    with torch.cuda.graph(graph, stream=side):
+        answer = call.answer(tensors)
+    fill(tensors, fresh)
+    torch.cuda.synchronize()
     graph.replay()
     torch.cuda.synchronize()
-    expected = operation.call(case, fresh)
-    for actual, truth in zip(
-        (*outputs, *grads), (*expected, *gradients(operation, fresh, expected)), strict=True
-    ):
-        assert torch.equal(actual, truth)
+    for actual, wanted in zip(answer, expected, strict=True):
+        assert torch.equal(actual, wanted)
 
 
-@every_case("plain")
-def test_calls_return_before_the_device_is_done(operation, case):
-    """A call that waits for the device would come back after the sleep."""
-    tensors = on_device(operation, case)
-    settled(operation, tensors, case)
-    asleep = torch.cuda.Event()
+@each_plain
+def test_calls_return_before_the_device_is_done(call):
+    tensors = call.tensors("cuda")
+    settled(call, tensors)
+    awake = torch.cuda.Event()
     torch.cuda._sleep(400_000_000)  # 0.2 s at 2 GHz
-    asleep.record()
-    gradients(operation, tensors, operation.call(case, tensors))
-    waited = asleep.query()
+    awake.record()
+    call.answer(tensors)
+    waited = awake.query()
     torch.cuda.synchronize()
     assert not waited, "the call synchronised with the device"
 
 
-@every_case("plain")
-def test_memory_comes_from_torchs_allocator(operation, case):
-    """Free memory of the device moves only as torch's reserved memory does, also in many calls."""
-    tensors = on_device(operation, case)
-    settled(operation, tensors, case)
-    reserved, free = torch.cuda.memory_reserved(), torch.cuda.mem_get_info()[0]
-    for _ in range(50):
-        gradients(operation, tensors, operation.call(case, tensors))
-    torch.cuda.synchronize()
-    grown = torch.cuda.memory_reserved() - reserved
-    # Other programs on the device may allocate too: a leak of 50 calls is what must show.
-    assert free - torch.cuda.mem_get_info()[0] <= grown + 2**20
+@each_plain
+def test_memory_comes_from_torchs_allocator(call):
+    """A call takes from torch's pool, and what it takes is given back."""
+    tensors = call.tensors("cuda")
+    settled(call, tensors)
+    before = torch.cuda.memory_allocated()
+    answer = call.answer(tensors)
+    size = sum(part.untyped_storage().nbytes() for part in answer)
+    assert torch.cuda.memory_allocated() - before >= size
+    del answer
+    assert torch.cuda.memory_allocated() == before
 
 
-@every_operation()
-def test_errors_name_the_operation(operation):
-    """What torch refuses on the device, fastconv refuses, and the device works afterwards."""
-    call = operation.right_call()
-    call = {n: v.cuda() if isinstance(v, torch.Tensor) else v for n, v in call.items()}
-    for wrong in operation.wrong_calls():
-        mistaken = {
-            n: v.cuda() if isinstance(v, torch.Tensor) else v
-            for n, v in wrong.applied(call).items()
-        }
-        try:
-            operation.functional(**mistaken)
-        except (RuntimeError, TypeError, ValueError, NotImplementedError, IndexError):
-            torch.cuda.synchronize()  # raises where the error was the device's
-    operation.functional(**call)
-    torch.cuda.synchronize()
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_errors_leave_the_device_usable(layout):
+    call = next(call for call in PLAIN if call.operation == "conv2d" and call.layout == layout)
+    tensors = call.tensors("cuda")
+    with pytest.raises(RuntimeError, match="conv2d"):
+        FC.conv2d(tensors[0][:, :-1], *tensors[1:], **call.case.kwargs)
+    with pytest.raises(RuntimeError):
+        FC.conv2d(tensors[0].cpu(), *tensors[1:], **call.case.kwargs)
+    with pytest.raises(RuntimeError, match="max_pool2d"):
+        FC.max_pool2d(tensors[0], 1000)
+    call.check(call.answer(tensors), call.truth(tensors))

@@ -1,63 +1,123 @@
-"""Small calls on the device for compute-sanitizer: every operation, forward and backward.
+"""Small calls of every operation, forward and backward: for compute-sanitizer and for device laws.
 
-Each is checked against the reference too. The sanitizer slows kernels down a hundredfold: the
-calls stop after the seconds given, and the last line says how many of how many ran.
+The cases are those of `fastconv.reference`; the truth is torch's own answer on the CPU in float64.
+The sanitizer slows kernels down a hundredfold: `run_all` stops after the seconds given, and its
+last line says how many of how many calls ran.
 """
 
 from __future__ import annotations
 
+import importlib
 import itertools
+import math
+import pkgutil
 import time
-from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
+
+import fastconv.functional as FC
+import fastconv.reference
+from fastconv.testing import assert_close, make_input
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 LAYOUTS = ("contiguous", "channels_last")
+LARGEST = 4000  # elements
 
 
-def calls() -> list[tuple[Any, ...]]:
-    """Return (operation, case, dtype, layout), operations in turn; needs `tests` on the path."""
-    from operations import OPERATIONS
+@dataclass(frozen=True)
+class Call:
+    """One call of a function that torch has too."""
 
-    def of(operation: Any) -> Iterator[tuple[Any, ...]]:
-        for dtype, layout in itertools.product(DTYPES, LAYOUTS):
-            for case in operation.cases("smooth"):
-                yield operation, case, dtype, layout
+    operation: str
+    case: Any
+    dtype: torch.dtype = torch.float32
+    layout: str = "contiguous"
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict, compare=False)
 
-    in_turn = itertools.zip_longest(*map(of, OPERATIONS.values()))
+    @classmethod
+    def of(cls, operation: str, case: Any, *how: Any) -> Call:
+        """Read the tensors' shapes off a case."""
+        names = [name for name in ("input", "weight") if hasattr(case, name)]
+        shapes = {name: getattr(case, name) for name in names}
+        if getattr(case, "bias", False):
+            shapes["bias"] = case.weight[:1]
+        return cls(operation, case, *how, shapes=shapes)
+
+    def __str__(self) -> str:
+        """Return what a failure is reported under."""
+        return f"{self.operation}, {self.case.name}, {self.dtype}, {self.layout}"
+
+    @property
+    def is_small(self) -> bool:
+        """Say whether there is something to compute, not much, and whether torch computes it."""
+        sizes = [math.prod(shape) for shape in self.shapes.values()]
+        if not all(sizes) or sum(sizes) > LARGEST:
+            return False
+        function = getattr(torch.nn.functional, self.operation)
+        try:
+            output = function(*map(make_input, self.shapes.values()), **self.case.kwargs)
+        except (RuntimeError, TypeError):  # beyond torch's arguments: the laws of tests/ cover it
+            return False
+        # For a window that lies wholly in the padding torch's gradient writes out of bounds.
+        return not output.isinf().any()
+
+    def tensors(self, device: str, seed: int = 0) -> list[Tensor]:
+        """Return fresh leaves that want their gradients."""
+        made = [
+            make_input(
+                shape, self.dtype, self.layout if len(shape) == 4 else "contiguous", seed + n
+            )
+            for n, shape in enumerate(self.shapes.values())
+        ]
+        return [tensor.to(device).requires_grad_() for tensor in made]
+
+    def answer(self, tensors: list[Tensor]) -> tuple[Tensor, ...]:
+        """Return fastconv's output and its gradients for a gradient of ones."""
+        return self._with_gradients(getattr(FC, self.operation), tensors)
+
+    def truth(self, tensors: list[Tensor]) -> tuple[Tensor, ...]:
+        """Return torch's, in float64 on the CPU."""
+        wide = [tensor.detach().cpu().double().requires_grad_() for tensor in tensors]
+        return self._with_gradients(getattr(torch.nn.functional, self.operation), wide)
+
+    def _with_gradients(self, function: Any, tensors: list[Tensor]) -> tuple[Tensor, ...]:
+        output = function(*tensors, **self.case.kwargs)
+        gradients = torch.autograd.grad(output, tensors, torch.ones_like(output))
+        return (output.detach(), *gradients)
+
+    def check(self, answer: tuple[Tensor, ...], truth: tuple[Tensor, ...]) -> None:
+        """Compare; the longest sum there can be goes over every element of the largest tensor."""
+        longest = max(output.numel() for output in truth)
+        for name, actual, wanted in zip(("output", *self.shapes), answer, truth, strict=True):
+            context = f"{self}: {name}"
+            assert_close(actual.cpu(), wanted, reduction_length=longest, context=context)
+
+
+def calls(dtypes: tuple[torch.dtype, ...] = DTYPES) -> list[Call]:
+    """Return the small calls, operations in turn."""
+    lists = []
+    for module in pkgutil.iter_modules(fastconv.reference.__path__):
+        reference = importlib.import_module(f"fastconv.reference.{module.name}")
+        if not hasattr(reference, "CASES") or not hasattr(FC, module.name):
+            continue
+        small = [case for case in reference.CASES if Call.of(module.name, case).is_small]
+        how = itertools.product(dtypes, LAYOUTS)
+        lists.append([Call.of(module.name, case, *h) for h in how for case in small])
+    in_turn = itertools.zip_longest(*lists)
     return [call for group in in_turn for call in group if call is not None]
 
 
-def run(call: tuple[Any, ...], device: str) -> None:
-    """Run one call and its gradients, and check the answers."""
-    from operations.base import as_truth
-
-    operation, case, dtype, layout = call
-    names = operation.present(operation.shapes(case))
-    tensors = operation.tensors(case, dtype, layout, requires_grad=names, device=device)
-    tensors = {n: t if t is None else t.detach().requires_grad_() for n, t in tensors.items()}
-    outputs = operation.call(case, tensors)
-    grad = torch.ones_like(outputs[0])
-    gradients = torch.autograd.grad(outputs[0], [tensors[name] for name in names], grad)
-    actual = tuple(output.detach().cpu() for output in outputs)
-    operation.check_outputs(case, actual, operation.truth(case, tensors), case.name)
-    arrays = {name: as_truth(tensor) for name, tensor in tensors.items()}
-    truth = operation.reference_gradients(case, arrays, as_truth(grad))
-    for name, gradient in zip(names, gradients, strict=True):
-        operation.check_gradient(case, name, gradient.cpu(), truth[name], case.name)
-
-
 def run_all(device: str, seconds: float) -> None:
-    """Run until the time is spent; rehearsals run one call of each operation."""
+    """Run until the time is spent; a rehearsal runs one call of each operation."""
     todo, end, done = calls(), time.monotonic() + seconds, 0
-    few = len({id(call[0]) for call in todo})
+    few = len({call.operation for call in todo})
     for call in todo if device == "cuda" else todo[:few]:
         if done >= few and time.monotonic() > end:
             break
-        run(call, device)
+        tensors = call.tensors(device)
+        call.check(call.answer(tensors), call.truth(tensors))
         done += 1
-    if device == "cuda":
-        torch.cuda.synchronize()
     print(f"{done} of {len(todo)} small calls ran, answers right")
