@@ -115,9 +115,9 @@ struct PixelSource {
                      const int64_t until = inside ? clamp(tap.j_end, from, j + count) : j;
                      for (int64_t q = 0; q < from - j; ++q) clear_run(to + q * m_stride, channels);
                      if (until > from)
-                       copy_pixels(to + (from - j) * m_stride, m_stride,
-                                   row_of(tap, n, i) + c * stride_c + from * pixel_stride(),
-                                   until - from, channels);
+                       copy_grid(to + (from - j) * m_stride, m_stride,
+                                 row_of(tap, n, i) + c * stride_c + from * pixel_stride(),
+                                 pixel_stride(), stride_c, until - from, channels);
                      for (int64_t q = until - j; q < count; ++q)
                        clear_run(to + q * m_stride, channels);
                      x += channels;
@@ -150,33 +150,6 @@ struct PixelSource {
 
   FASTCONV_INLINE static int64_t clamp(int64_t value, int64_t low, int64_t high) {
     return value < low ? low : value > high ? high : value;
-  }
-
-  // target[q * m_stride + c] = from[q * pixel_stride() + c * stride_c]
-  void copy_pixels(T* target, int64_t m_stride, const S* from, int64_t pixels,
-                   int64_t channels) const {
-    constexpr int64_t kLanes = Vec<T>::kLanes;
-    const int64_t step = pixel_stride();
-    int64_t blocked = 0;
-    if (stride_c != 1 && step == 1 && channels >= kLanes) {
-      // Pixels are contiguous, channels are wanted: square blocks are transposed in registers.
-      for (; blocked + kLanes <= pixels; blocked += kLanes) {
-        int64_t c = 0;
-        for (; c + kLanes <= channels; c += kLanes) {
-          Vec<T> block[kLanes];
-#pragma GCC unroll 16
-          for (int r = 0; r < kLanes; ++r)
-            block[r] = load_as_compute(from + blocked + (c + r) * stride_c);
-          transpose(block);
-#pragma GCC unroll 16
-          for (int q = 0; q < kLanes; ++q) block[q].store(target + (blocked + q) * m_stride + c);
-        }
-        for (int64_t q = blocked; q < blocked + kLanes; ++q)
-          copy_run(target + q * m_stride + c, from + q + c * stride_c, stride_c, channels - c);
-      }
-    }
-    for (int64_t q = blocked; q < pixels; ++q)
-      copy_run(target + q * m_stride, from + q * step, stride_c, channels);
   }
 };
 

@@ -40,9 +40,8 @@ void pack_weight_panels(const Product<S>& p, Compute<S>* packed) {
         T* rows = to + t * C * kColumns;
         const S* tap = from + p.source.taps[t].weight;
         if (lanes < kColumns) clear_run(rows + c_begin * kColumns, (c_end - c_begin) * kColumns);
-        for (int64_t lane = 0; lane < lanes; ++lane)
-          for (int64_t c = c_begin; c < c_end; ++c)
-            rows[c * kColumns + lane] = to_compute(tap[lane * p.weight_k + c * p.weight_c]);
+        copy_grid(rows + c_begin * kColumns, kColumns, tap + c_begin * p.weight_c, p.weight_c,
+                  p.weight_k, c_end - c_begin, lanes);
       }
     }
   });

@@ -201,6 +201,34 @@ FASTCONV_INLINE void copy_run(Compute<S>* target, const S* source, int64_t strid
   if (i < count) store_some(target + i, load_some_as_compute(source + i, count - i), count - i);
 }
 
+// target[i * target_stride + j] = source[i * row_stride + j * column_stride], widened. Where the rows
+// of the source are contiguous and its columns are not, square blocks are transposed in registers.
+template <class S>
+void copy_grid(Compute<S>* target, int64_t target_stride, const S* source, int64_t row_stride,
+               int64_t column_stride, int64_t rows, int64_t columns) {
+  using V = Vec<Compute<S>>;
+  int64_t i = 0;
+  if (column_stride != 1 && row_stride == 1 && columns >= V::kLanes) {
+    for (; i + V::kLanes <= rows; i += V::kLanes) {
+      int64_t j = 0;
+      for (; j + V::kLanes <= columns; j += V::kLanes) {
+        V block[V::kLanes];
+#pragma GCC unroll 16
+        for (int r = 0; r < V::kLanes; ++r)
+          block[r] = load_as_compute(source + i + (j + r) * column_stride);
+        transpose(block);
+#pragma GCC unroll 16
+        for (int r = 0; r < V::kLanes; ++r) block[r].store(target + (i + r) * target_stride + j);
+      }
+      for (int64_t r = i; r < i + V::kLanes; ++r)
+        copy_run(target + r * target_stride + j, source + r + j * column_stride, column_stride,
+                 columns - j);
+    }
+  }
+  for (; i < rows; ++i)
+    copy_run(target + i * target_stride, source + i * row_stride, column_stride, columns);
+}
+
 template <class T>
 FASTCONV_INLINE void clear_run(T* target, int64_t count) {
   constexpr int64_t kLanes = Vec<T>::kLanes;
