@@ -34,9 +34,13 @@ def main() -> int:
     deadline = time.monotonic() + options.seconds
     if options.part == "report":
         record = report.collect(options.work, device)
-        where = None if options.dry_run else report.write(record, options.out)
         report.show(record)
-        print(f"report: {where}.json, .md" if where else "dry run: nothing is recorded")
+        if options.dry_run or "gpu" not in record["machine"]:
+            print(
+                "dry run: nothing is recorded" if options.dry_run else "no GPU: nothing is recorded"
+            )
+        else:
+            print(f"report: {report.write(record, options.out)}.json, .md")
         return 0
     if not options.dry_run:
         machine.require_device()

@@ -39,7 +39,9 @@ def _words(error: Exception) -> str:
 def measure(row: rows.Row, device: str, timer: Timer, roof: Record, **how: Any) -> Record:
     """Fill one row: an answer that is wrong has an error, not a time."""
     machine.set_tf32(False)
+    torch.backends.cudnn.benchmark = False  # for the truth: a search costs more than it
     duel = rows.make_duel(row, device)
+    torch.backends.cudnn.benchmark = True
     machine.set_tf32(rows.MODES[row.mode][1])
     record: Record = {"row": row.name, "quick": row.layer.quick}
     sound: dict[str, Runner] = {}
@@ -68,7 +70,6 @@ def run_rows(operation: str, device: str, deadline: float, pattern: str, keep: K
     """Measure the rows that fit before the deadline, the most telling first."""
     rehearsed = device == "cpu"
     timer = host_timer if rehearsed else device_timer()
-    torch.backends.cudnn.benchmark = True
     planned = [row for row in rows.plan(operation) if pattern in row.name]
     todo = list(rows.rehearsal(operation)) if rehearsed else planned
     how = REHEARSAL if rehearsed else {"seconds": ROW_SECONDS, "rounds": ROUNDS}

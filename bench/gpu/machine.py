@@ -15,7 +15,7 @@ from bench.gpu.timing import Timer, host_timer
 
 QUERY = (
     "name,driver_version,memory.total,clocks.max.sm,clocks.max.mem,clocks.sm,clocks.mem,"
-    "clocks_throttle_reasons.active,power.draw,power.limit,temperature.gpu,utilization.gpu"
+    "pstate,power.draw,power.limit,temperature.gpu,utilization.gpu"
 )
 PRODUCT_SIZE, COPY_BYTES = 8192, 2**32
 
@@ -53,7 +53,7 @@ def describe(device: str) -> dict[str, object]:
         "fastconv": fastconv.__version__,
         "fastconv_backend": fastconv.backend(),
     }
-    if device == "cuda":
+    if device == "cuda" and torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         facts |= {
             "gpu": properties.name,

@@ -60,6 +60,8 @@ def _last_words(log: Path) -> str:
     """Return the last line of a log that counts something, else its last line."""
     lines = [line.strip(" =") for line in log.read_text(errors="replace").splitlines()]
     lines = [line for line in lines if line]
+    if summary := [line for line in lines if line.startswith("summary: ")]:
+        return summary[-1].removeprefix("summary: ")
     counts = [line for line in lines if re.search(r"\d+ (passed|failed|error|of|tests)", line)]
     return (counts or lines or [""])[-1][:160]
 
