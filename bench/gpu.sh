@@ -24,6 +24,7 @@ END
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 self=$root/bench/gpu.sh
 python=${PYTHON:-python3}
+[[ $python != */* ]] || python=$(cd "$(dirname "$python")" && pwd)/${python##*/} # parts run elsewhere
 out=$root/bench/results/gpu
 work=$root/build/gpu
 total=530
