@@ -30,13 +30,18 @@ array_core: Any = None
 
 
 class Switch:
-    """What :func:`backend` returns: leaving its ``with`` block restores the backend before it."""
+    """What :func:`backend` returns: leaving its ``with`` block takes its choice back.
 
-    def __init__(self, before: str) -> None:
-        self._before = before
+    Blocks of several threads may overlap: the youngest choice that still stands is in force.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.thread = threading.get_ident()
+        self.entered = False
 
     def __enter__(self) -> None:
-        pass
+        self.entered = True
 
     def __exit__(
         self,
@@ -44,7 +49,29 @@ class Switch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        use(self._before)
+        with _lock:
+            if self in _choices:
+                # Choices made inside of the block without a block of their own end with it.
+                inside = _choices[_choices.index(self) :]
+                for each in inside:
+                    if each is self or (not each.entered and each.thread == self.thread):
+                        _choices.remove(each)
+            use(_choices[-1].name)
+
+
+# Those that stand, youngest last. The first is what the process began with, or a later setting.
+_choices: list[Switch] = []
+
+
+def choose(name: str) -> Switch:
+    """Makes ``name`` serve until the result's ``with`` block ends, or for good if it has none."""
+    with _lock:
+        use(name)
+        choice = Switch(name)
+        if not any(each.entered for each in _choices):
+            del _choices[:-1]  # where no block can end, only the last can come back
+        _choices.append(choice)
+        return choice
 
 
 def use(name: str) -> None:
@@ -124,9 +151,7 @@ def backend(name: str | None = None) -> str | Switch:
     """
     if name is None:
         return current
-    switch = Switch(current)
-    use(name)
-    return switch
+    return choose(name)
 
 
 def start() -> None:
@@ -139,4 +164,4 @@ def start() -> None:
     # Where Triton is installed and not yet imported, this would import it: call it when you count.
     if HAS_TORCH and ("triton" in sys.modules or importlib.util.find_spec("triton") is None):
         register_flop_formulas()
-    use("native" if _native.core is not None else fallback())
+    choose("native" if _native.core is not None else fallback())
