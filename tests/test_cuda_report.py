@@ -1,5 +1,6 @@
 """Law: make cuda-report reads what the CUDA tools write, and fails on what must not be built."""
 
+import dataclasses
 import importlib
 import json
 import shutil
@@ -7,12 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import native
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 objects = importlib.import_module("cuda_objects")
 compiling = importlib.import_module("cuda_compile")
+library = importlib.import_module("cuda_library")
 report = importlib.import_module("cuda_report")
 occupancy = importlib.import_module("cuda_occupancy").occupancy
 sys.path.pop(0)
@@ -70,7 +73,8 @@ SASS = """\
 
 def described(file="probe.cu", sass=SASS, arch="90a", shared=()):
     instructions = None if sass is None else objects.parse_sass(sass)
-    return report.describe(file, arch, PTXAS, PTX, dict(shared), instructions)
+    resources, entries = objects.parse_ptxas(PTXAS), objects.parse_ptx(PTX)
+    return report.describe(file, arch, resources, entries, dict(shared), instructions)
 
 
 def test_resources_are_read():
@@ -98,6 +102,39 @@ def test_remarks_are_kept():
     assert ["serialized" in line for line in objects.parse_remarks(PTXAS)] == [True]
 
 
+USAGE = """\
+Fatbin elf code:
+================
+arch = sm_80
+Resource usage:
+ Common:
+  GLOBAL:0
+ Function spilling:
+  REG:32 STACK:328 SHARED:4096 LOCAL:0 CONSTANT[0]:360 TEXTURE:0 SURFACE:0 SAMPLER:0
+
+Fatbin elf code:
+================
+arch = sm_90a
+ Function spilling:
+  REG:32 STACK:0 SHARED:5120 LOCAL:8 CONSTANT[0]:360 TEXTURE:0 SURFACE:0 SAMPLER:0
+"""
+
+
+def test_resources_of_a_library_are_read():
+    of = objects.parse_usage(USAGE.splitlines())
+    assert (of["80"]["spilling"].stack, of["80"]["spilling"].static_shared) == (328, 4096)
+    # From 9.0 on what the system reserves is counted in.
+    assert (of["90a"]["spilling"].stack, of["90a"]["spilling"].static_shared) == (8, 4096)
+    sass = f"arch = sm_80\n{SASS}arch = sm_90a\n{SASS}".splitlines()
+    assert sorted(objects.parse_sass_by_arch(sass)) == ["80", "90a"]
+
+
+def test_the_source_is_read_off_the_name_of_a_kernel():
+    name = "_ZN8fastconv4cuda41_GLOBAL__N__0e45b7a2_9_conv2d_cu_ab7084e44convEv"
+    assert objects.source_of(name) == "conv2d.cu"
+    assert objects.source_of(CLEAN) is None
+
+
 def test_the_strongest_instruction_is_named():
     assert [kernel.matrix for kernel in described()] == ["FFMA", "HGMMA"]
     assert objects.strongest({"FFMA": 9, "HMMA": 1}) == "HMMA"
@@ -119,7 +156,23 @@ def test_kernels_marked_sm90_must_hold_hgmma():
 def test_kernels_of_files_marked_sm90_must_hold_hgmma():
     kernel = described(file="conv2d_sm90.cu", sass=SASS.replace("HGMMA", "HMMA"))[1]
     assert kernel.fault() is not None
-    assert not described(file="conv2d_sm90_notes.cu")[0].wants_hgmma
+    assert described(file="conv2d_sm90_notes.cu")[0].wanted is None
+
+
+def test_kernels_marked_mma_must_hold_an_instruction_of_tensor_cores():
+    kernel = described(file="conv2d_mma.cu")[0]
+    kernel = dataclasses.replace(kernel, spill_stores=0, spill_loads=0, stack=0)
+    assert "marked _mma, but holds no HMMA (found: FFMA)" in kernel.fault()
+    for name in ("HMMA", "IMMA", "HGMMA"):
+        assert dataclasses.replace(kernel, instructions={name: 1}).fault() is None
+    assert "without cuobjdump" in dataclasses.replace(kernel, instructions=None).fault()
+
+
+def test_a_stack_must_be_declared(monkeypatch):
+    kernel = dataclasses.replace(described()[1], stack=16)
+    assert "16 bytes of stack, declared 0" in kernel.fault()
+    monkeypatch.setitem(report.STACKS, kernel.name, 16)
+    assert kernel.fault() is None
 
 
 @pytest.mark.parametrize(
@@ -221,6 +274,57 @@ def test_the_cache_notices_a_changed_header(tmp_path, monkeypatch):
     assert key != compiling.cache_key(source, "90a", "nvcc 13.0")
     header.write_text("// two\n")
     assert key != compiling.cache_key(source, "80", "nvcc 13.0")
+
+
+def built_library():
+    """(the library, cuobjdump), or what is missing."""
+    core = native.core()
+    if not core.cuda_archs():
+        return "fastconv was built without CUDA"
+    cuobjdump = compiling.find_cuobjdump()
+    if cuobjdump is None:
+        return "needs cuobjdump: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm"
+    return Path(core.__file__).with_name("libfastconv_kernels.so"), cuobjdump
+
+
+def test_the_kernels_of_the_build_are_clean():
+    """Nothing is compiled for it: the library holds what is reported."""
+    found = built_library()
+    if isinstance(found, str):
+        pytest.skip(found)
+    kernels = report.from_library(*found)
+    assert [fault for kernel in kernels if (fault := kernel.fault())] == []
+    archs = {arch.removesuffix("-virtual") for arch in native.core().cuda_archs()}
+    assert {kernel.arch for kernel in kernels} == archs
+    assert all(kernel.registers > 0 and kernel.file.endswith(".cu") for kernel in kernels)
+    assert any(kernel.matrix != "none" for kernel in kernels)
+
+
+def test_the_table_of_a_library(capsys, monkeypatch):
+    def dump(cuobjdump, what, path):
+        text = {"-ptx": PTX, "--dump-resource-usage": USAGE, "-sass": f"arch = sm_90a\n{SASS}"}
+        return text[what].splitlines(keepends=True)
+
+    monkeypatch.setattr(library, "dump", dump)
+    monkeypatch.setattr(compiling, "find_cuobjdump", lambda: "cuobjdump")
+    assert report.main(["--library", __file__]) == 1
+    said = capsys.readouterr().out
+    assert "328 bytes of stack, declared 0" in said
+    assert "2 kernels, 2 faults" in said
+
+
+def test_a_library_cannot_be_read_without_cuobjdump(capsys, monkeypatch):
+    monkeypatch.setattr(compiling, "find_cuobjdump", lambda: None)
+    assert report.main(["--library", __file__]) == 2
+    assert "expected cuobjdump" in capsys.readouterr().err
+
+
+def test_what_is_no_library_is_said(tmp_path, capsys):
+    if compiling.find_cuobjdump() is None:
+        pytest.skip("needs cuobjdump: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm")
+    (tmp_path / "empty.so").write_text("no library")
+    assert report.main(["--library", str(tmp_path / "empty.so")]) == 2
+    assert "cuobjdump --dump-resource-usage failed" in capsys.readouterr().err
 
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="this machine has no nvcc")

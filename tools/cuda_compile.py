@@ -19,17 +19,29 @@ OPTIONS = ("-std=c++17", "-O3", "-DNDEBUG", "-DFASTCONV_HAS_CUDA", "--expt-relax
 OPTIONS += ("-Xcompiler=-fvisibility=hidden", "-Xptxas=-v")
 
 
+# Within a package: of nvidia-cuda-cuobjdump (PyPI, with nvidia-cuda-nvdisasm 5 MB) and of Triton.
+PACKAGED = (("nvidia", "cu*/bin/cuobjdump"), ("triton", "backends/nvidia/bin/cuobjdump"))
+
+
 def find_cuobjdump() -> str | None:
-    """$CUOBJDUMP, of Triton's package, on PATH, or of the CUDA toolkit."""
-    places = [os.environ.get("CUOBJDUMP")]
-    spec = importlib.util.find_spec("triton")
-    if spec and spec.submodule_search_locations:
-        package = Path(next(iter(spec.submodule_search_locations)))
-        places.append(str(package / "backends" / "nvidia" / "bin" / "cuobjdump"))
-    places.append(shutil.which("cuobjdump"))
-    if nvcc := shutil.which("nvcc"):
-        places.append(str(Path(nvcc).resolve().parent / "cuobjdump"))
-    return next((place for place in places if place and os.access(place, os.X_OK)), None)
+    """$CUOBJDUMP, of a Python package, on PATH, or of the CUDA toolkit; nvdisasm must be beside it
+    or on PATH."""
+    if given := os.environ.get("CUOBJDUMP"):
+        return given
+    places: list[Path] = []
+    for package, pattern in PACKAGED:
+        spec = importlib.util.find_spec(package)
+        folders = spec.submodule_search_locations if spec else None
+        places += (path for folder in folders or () for path in sorted(Path(folder).glob(pattern)))
+    on_path = shutil.which("cuobjdump")
+    places += [Path(on_path)] if on_path else []
+    for nvcc in filter(None, (shutil.which("nvcc"), "/usr/local/cuda/bin/nvcc")):
+        places.append(Path(nvcc).resolve().parent / "cuobjdump")
+    for place in places:
+        disassembler = shutil.which("nvdisasm", path=f"{place.parent}{os.pathsep}{os.defpath}")
+        if os.access(place, os.X_OK) and (disassembler or shutil.which("nvdisasm")):
+            return str(place)
+    return None
 
 
 def dependencies(source: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 import ctypes
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 # What a kernel computes with, the most capable first. UTC*: tensor cores of Blackwell.
@@ -60,8 +61,9 @@ def parse_ptx(ptx: str) -> dict[str, Entry]:
     """Of each kernel, by mangled name."""
     dynamic = re.findall(r"^\.extern \.shared .*?(\w+)\[\];", ptx, flags=re.MULTILINE)
     found: dict[str, Entry] = {}
-    for entry in re.finditer(r"\.entry\s+(\w+)(.*?)^\{(.*?)^\}", ptx, re.DOTALL | re.MULTILINE):
-        name, head, body = entry.groups()
+    for text in re.split(r"^(?:\.visible |\.weak )?\.entry\s+", ptx, flags=re.MULTILINE)[1:]:
+        head, _, body = re.split(r"^\.version ", text, flags=re.MULTILINE)[0].partition("{")
+        name = re.split(r"\W", head, maxsplit=1)[0]
         bounds = re.search(r"\.(?:maxntid|reqntid)\s+(\d+)(?:,\s*(\d+))?(?:,\s*(\d+))?", head)
         threads = None
         if bounds:
@@ -83,15 +85,55 @@ def parse_sizes(ptx: str, variable: str) -> list[int]:
 
 def parse_sass(sass: str) -> dict[str, dict[str, int]]:
     """Of each kernel, by mangled name: how many of each of ARITHMETIC its SASS holds."""
-    found: dict[str, Counter[str]] = {}
+    return parse_sass_by_arch(sass.splitlines()).get("", {})
+
+
+def parse_sass_by_arch(sass: Iterable[str]) -> dict[str, dict[str, dict[str, int]]]:
+    """The same of a library, by architecture ("80", "90a"); "" where none is said."""
+    found: dict[str, dict[str, Counter[str]]] = {}
+    arch = ""
     counts: Counter[str] = Counter()
     instruction = re.compile(r"\s*/\*[0-9a-f]{4,}\*/\s+\{?\s*(?:@!?U?P\w+\s+)?([A-Z]\w*)")
-    for line in sass.splitlines():
-        if match := re.match(r"\s*Function : (\S+)", line):
-            counts = found.setdefault(match[1], Counter())
+    for line in sass:
+        if line.startswith("arch = sm_"):
+            arch = line.strip().removeprefix("arch = sm_")
+        elif match := re.match(r"\s*Function : (\S+)", line):
+            counts = found.setdefault(arch, {}).setdefault(match[1], Counter())
         elif (match := instruction.match(line)) and match[1] in ARITHMETIC:
             counts[match[1]] += "-RZ, RZ," not in line  # 0 * 0 + constant is a move
-    return {name: dict(+of) for name, of in found.items()}
+    return {of: {name: dict(+n) for name, n in each.items()} for of, each in found.items()}
+
+
+# What the system takes of every block's shared memory; from 9.0 on cuobjdump counts it in.
+RESERVED_SHARED = 1024
+
+
+def parse_usage(lines: Iterable[str]) -> dict[str, dict[str, Resources]]:
+    """Of each kernel of a library, by architecture and mangled name, from the output of
+    cuobjdump --dump-resource-usage: it knows the stack, not what of it is spilled."""
+    found: dict[str, dict[str, Resources]] = {}
+    arch, name = "", ""
+    for line in lines:
+        if line.startswith("arch = sm_"):
+            arch = line.strip().removeprefix("arch = sm_")
+        elif match := re.match(r"\s*Function (\S+):", line):
+            name = match[1]
+        elif match := re.match(r"\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line):
+            registers, stack, shared, local = map(int, match.groups())
+            if int(arch.rstrip("af")) >= 90:
+                shared = max(shared - RESERVED_SHARED, 0)
+            of = Resources(registers, stack + local, static_shared=shared)
+            found.setdefault(arch, {})[name] = of
+    return found
+
+
+def source_of(mangled: str) -> str | None:
+    """The file of a kernel in an unnamed namespace, whose name nvcc writes into the kernel's."""
+    match = re.search(r"_GLOBAL__N__[0-9a-f]{8}_(\d+)_(\w+)", mangled)
+    if match is None:
+        return None
+    stem = match[2][: int(match[1])]
+    return stem.removesuffix("_cu") + ".cu" if stem.endswith("_cu") else None
 
 
 def strongest(counts: dict[str, int]) -> str:

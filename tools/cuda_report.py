@@ -1,9 +1,10 @@
 """What the compiler made of every CUDA kernel, without a GPU: `make cuda-report`.
 
-Compiles kernels/cuda/*.cu and shows, per kernel and architecture: registers, spills, stack, shared
-memory, occupancy, and the instruction that it computes with. Exit status 1: a kernel spills, or a
-kernel marked _sm90 (by its name or its file's) was not seen to hold HGMMA; 2: nothing could be
-said.
+Compiles kernels/cuda/*.cu, or reads a built library (--library), and shows, per kernel and
+architecture: registers, spills, stack, shared memory, occupancy, and the instruction that it
+computes with. Exit status 1: a kernel spills, has a stack that STACKS does not declare, or was not
+seen to hold the matrix instruction of its mark, the end of its name or of its file's: _sm90 HGMMA,
+_mma HMMA or another one of tensor cores; 2: nothing could be said.
 
 Objects are kept in build/cuda_report/, by a hash of all that they depend on. 264 kernels
 took 29 s from nothing, 1 s again (2 cores of an x86-64 server, CUDA 13.0, 2026-11-22).
@@ -22,11 +23,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cuda_compile
+import cuda_library
 import cuda_objects
 from cuda_occupancy import occupancy
 
 SOURCES = cuda_compile.ROOT / "kernels" / "cuda"
 ARCHS = ("80", "90a")  # CMakeLists.txt, FASTCONV_CUDA_ARCHS
+# Bytes of local memory per thread that a kernel is meant to have, by its name.
+STACKS: dict[str, int] = {}
 
 
 @dataclass(frozen=True)
@@ -53,10 +57,18 @@ class Kernel:
     def spills(self) -> bool:
         return self.spill_stores + self.spill_loads > 0
 
+    def is_marked(self, mark: str) -> bool:
+        return bool(
+            re.search(rf"_{mark}(_kernel)?$", self.name)
+            or Path(self.file).stem.endswith(f"_{mark}")
+        )
+
     @property
-    def wants_hgmma(self) -> bool:
-        marked = re.search(r"_sm90(_kernel)?$", self.name) or Path(self.file).stem.endswith("_sm90")
-        return bool(marked) and self.arch.startswith("90")
+    def wanted(self) -> tuple[str, tuple[str, ...]] | None:
+        """The mark, and the instructions of which the kernel must hold one; None without a mark."""
+        if self.is_marked("sm90"):  # elsewhere its body is empty
+            return ("_sm90", ("HGMMA",)) if self.arch.startswith("90") else None
+        return ("_mma", ("HMMA", *cuda_objects.MATRIX)) if self.is_marked("mma") else None
 
     @property
     def matrix(self) -> str:
@@ -70,32 +82,36 @@ class Kernel:
         of = f"{self.name}{instance} for sm_{self.arch} ({self.file})"
         if self.spills:
             return f"{of}: spills {self.spill_stores} bytes, loads {self.spill_loads}"
-        if self.wants_hgmma and self.instructions is None:
-            return f"{of}: marked _sm90, but HGMMA could not be looked for without cuobjdump"
-        if self.wants_hgmma and self.matrix != "HGMMA":
-            return f"{of}: marked _sm90, but holds no HGMMA (found: {self.matrix})"
+        if self.stack > STACKS.get(self.name, 0):
+            return f"{of}: {self.stack} bytes of stack, declared {STACKS.get(self.name, 0)}"
+        if self.wanted is None:
+            return None
+        mark, (name, *others) = self.wanted
+        if self.instructions is None:
+            return f"{of}: marked {mark}, but {name} could not be looked for without cuobjdump"
+        if not any(self.instructions.get(each) for each in (name, *others)):
+            return f"{of}: marked {mark}, but holds no {name} (found: {self.matrix})"
         return None
 
 
 def describe(
-    file: str,
+    file: str | None,
     arch: str,
-    log: str,
-    ptx: str,
+    resources: dict[str, cuda_objects.Resources],
+    entries: dict[str, cuda_objects.Entry],
     shared: dict[str, int],
     instructions: dict[str, dict[str, int]] | None,
 ) -> list[Kernel]:
-    """The kernels of one file for one architecture, from what the tools wrote."""
-    entries = cuda_objects.parse_ptx(ptx)
+    """The kernels of one file, or of a library, for one architecture, from what the tools wrote."""
     kernels = []
-    for mangled, of in cuda_objects.parse_ptxas(log).items():
-        entry = entries[mangled]
+    for mangled, of in resources.items():
+        entry = entries.get(mangled, cuda_objects.Entry(None, True))
         dynamic = shared.get(mangled) if entry.dynamic_shared else 0
         bytes_shared = of.static_shared + (dynamic or 0)
         fit = entry.threads and occupancy(arch, of.registers, bytes_shared, entry.threads)
         kernels.append(
             Kernel(
-                file,
+                file or cuda_objects.source_of(mangled) or "-",
                 *cuda_objects.split_name(cuda_objects.demangle(mangled)),
                 arch,
                 of.registers,
@@ -181,22 +197,20 @@ def show(lines: list[tuple[str, ...]]) -> None:
     Console(width=None if sys.stdout.isatty() else 170).print(table)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("files", nargs="*", help="names of sources; without any: all")
-    parser.add_argument("--arch", action="append", help=f"without any: {', '.join(ARCHS)}")
-    parser.add_argument("--jobs", type=int, default=2, help="compilers at a time; 2")
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="every instance, machine-readable"
-    )
-    options = parser.parse_args(arguments)
-    if shutil.which("nvcc") is None:
-        print("cuda-report: expected nvcc on PATH, found none", file=sys.stderr)
-        return 2
-    sources = [SOURCES / Path(name).name for name in options.files]
-    sources = sources or sorted(SOURCES.glob("*.cu"))
+def from_library(path: Path, cuobjdump: str) -> list[Kernel]:
+    """The kernels of a built library. What a launch adds of shared memory is not known there."""
+    usage, entries, instructions = cuda_library.read(cuobjdump, path)
+    found: list[Kernel] = []
+    for arch, resources in sorted(usage.items()):
+        found += describe(None, arch, resources, entries, {}, instructions.get(arch, {}))
+    return found
+
+
+def from_sources(
+    sources: list[Path], archs: list[str], jobs: int, cuobjdump: str | None
+) -> tuple[list[Kernel], list[str]]:
+    """The kernels that nvcc makes, and its remarks."""
     compiler = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=True)
-    cuobjdump = cuda_compile.find_cuobjdump()
 
     def work(job: tuple[Path, str]) -> tuple[list[Kernel], list[str]]:
         source, arch = job
@@ -204,17 +218,43 @@ def main(arguments: list[str] | None = None) -> int:
         log, ptx = ((folder / name).read_text() for name in ("ptxas.log", "kernels.ptx"))
         shared = json.loads((folder / "shared.json").read_text())
         instructions = cuda_compile.disassemble(folder, cuobjdump)
-        kernels = describe(source.name, arch, log, ptx, shared, instructions)
+        resources, entries = cuda_objects.parse_ptxas(log), cuda_objects.parse_ptx(ptx)
+        kernels = describe(source.name, arch, resources, entries, shared, instructions)
         return kernels, cuda_objects.parse_remarks(log)
 
-    jobs = [(source, arch) for source in sources for arch in options.arch or ARCHS]
     kernels: list[Kernel] = []
     remarks: list[str] = []
+    with ThreadPoolExecutor(jobs) as pool:
+        for some, said in pool.map(work, [(of, arch) for of in sources for arch in archs]):
+            kernels += some
+            remarks += said
+    return kernels, remarks
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("files", nargs="*", help="names of sources; without any: all")
+    parser.add_argument("--library", type=Path, help="a built library, instead of compiling")
+    parser.add_argument("--arch", action="append", help=f"without any: {', '.join(ARCHS)}")
+    parser.add_argument("--jobs", type=int, default=2, help="compilers at a time; 2")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="every instance, machine-readable"
+    )
+    options = parser.parse_args(arguments)
+    cuobjdump = cuda_compile.find_cuobjdump()
+    tool = "cuobjdump" if options.library else "nvcc"
+    if not (cuobjdump if options.library else shutil.which("nvcc")):
+        print(f"cuda-report: expected {tool} on PATH, found none", file=sys.stderr)
+        return 2
+    sources = [SOURCES / Path(name).name for name in options.files]
+    sources = sources or sorted(SOURCES.glob("*.cu"))
+    remarks: list[str] = []
     try:
-        with ThreadPoolExecutor(options.jobs) as pool:
-            for some, said in pool.map(work, jobs):
-                kernels += some
-                remarks += said
+        if options.library:
+            kernels = from_library(options.library, cuobjdump or "")
+        else:
+            archs = options.arch or list(ARCHS)
+            kernels, remarks = from_sources(sources, archs, options.jobs, cuobjdump)
     except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
         print(f"cuda-report: {error}", file=sys.stderr)
         return 2
@@ -223,7 +263,10 @@ def main(arguments: list[str] | None = None) -> int:
     for line in remarks:
         print(line)
     if cuobjdump is None:
-        print("Instructions: needs cuobjdump (in Triton's package; or set CUOBJDUMP to its path)")
+        print(
+            "Instructions: needs cuobjdump (pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm;"
+            " or set CUOBJDUMP to its path)"
+        )
     if options.json:
         found = {"kernels": [asdict(kernel) for kernel in kernels], "faults": faults}
         options.json.write_text(json.dumps(found | {"remarks": remarks}, indent=1) + "\n")
