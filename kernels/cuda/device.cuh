@@ -1,5 +1,6 @@
 // What only the device can do: every PTX instruction that the kernels use, one wrapper each, with
-// the layout that the PTX manual states. tests/cuda_emulator/ has the same functions for the host.
+// the layout that the PTX manual states: here and in device_barrier.cuh, device_copy.cuh and
+// device_wgmma.cuh. tests/cuda_emulator/ has the same functions for the host.
 //
 // Matrix products:
 // https://docs.nvidia.com/cuda/parallel-thread-execution/#warp-level-matrix-fragment-mma-16816-float
@@ -21,24 +22,33 @@ __device__ __forceinline__ unsigned char* dynamic_shared_memory() {
   return memory;
 }
 
+// The same, aligned to what the 128-byte swizzle repeats after: for tensor copies and wgmma.
+__device__ __forceinline__ unsigned char* swizzled_shared_memory() {
+  extern __shared__ __align__(1024) unsigned char swizzled_memory[];
+  return swizzled_memory;
+}
+
+// cvta.to.shared: where shared memory lies in its own address space.
+__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
 // ldmatrix.x4: four 8x8 tiles of 16-bit elements from shared memory. Lane l gives the address of
 // the 16 bytes that are row l % 8 of tile l / 8; of tile i, the lane receives elements [group][2 *
 // pair], [group][2 * pair + 1] in values[i].
 __device__ __forceinline__ void load_matrices(uint32_t (&values)[4], const void* row) {
-  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(values[0]), "=r"(values[1]), "=r"(values[2]), "=r"(values[3])
-               : "r"(address)
+               : "r"(shared_address(row))
                : "memory");
 }
 
 // ldmatrix.x4.trans: the same, but of tile i the lane receives elements [2 * pair][group], [2 *
 // pair + 1][group].
 __device__ __forceinline__ void load_matrices_transposed(uint32_t (&values)[4], const void* row) {
-  const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(values[0]), "=r"(values[1]), "=r"(values[2]), "=r"(values[3])
-               : "r"(address)
+               : "r"(shared_address(row))
                : "memory");
 }
 

@@ -9,6 +9,7 @@ namespace cuda {
 
 constexpr int64_t kMaxBlocks =
     (int64_t{1} << 31) - 1;  // of a one-dimensional grid, CUDA programming guide, table 30
+constexpr size_t kPlainSharedBytes = 48 * 1024;  // more must be asked for, kernel by kernel
 
 // Queues `blocks` blocks of `threads` threads with `shared_bytes` of dynamic shared memory; a
 // kernel takes one struct. Returns null, or the text of the CUDA error. No blocks: nothing is
@@ -19,9 +20,16 @@ const char* launch(void (*kernel)(const Parameters), int64_t blocks, int threads
   if (blocks <= 0) return nullptr;
   if (blocks > kMaxBlocks) return cudaGetErrorString(cudaErrorInvalidConfiguration);
   void* arguments[] = {const_cast<Parameters*>(&parameters)};
-  const cudaError_t error = cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)),
-                                             dim3(static_cast<unsigned>(threads)), arguments,
-                                             shared_bytes, static_cast<cudaStream_t>(stream));
+  cudaError_t error = cudaSuccess;
+  if (shared_bytes > kPlainSharedBytes) {  // of the current device; it does not outlive a reset
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shared_bytes));
+  }
+  if (error == cudaSuccess) {
+    error = cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(blocks)),
+                             dim3(static_cast<unsigned>(threads)), arguments, shared_bytes,
+                             static_cast<cudaStream_t>(stream));
+  }
   if (error == cudaSuccess) return nullptr;
   cudaGetLastError();  // takes the error off the thread, so that a later call does not find it
   return cudaGetErrorString(error);

@@ -1,4 +1,5 @@
-// The device: fibers, barriers and collectives. What an access may touch is memory.cpp's business.
+// The device: fibers, barriers and collectives. What an access may touch is memory.cpp's business,
+// what works on its own is asynchronous.cpp's.
 #include "emulator.h"
 
 #include <cuda_runtime.h>
@@ -7,9 +8,13 @@
 #include <ucontext.h>
 
 #include <cstdio>
+#include <memory>
 #include <string>
+#include <vector>
 
+#include "device.h"
 #include "memory.h"
+#include "scheduler.h"
 
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
@@ -20,33 +25,56 @@ namespace {
 
 constexpr size_t kStackBytes = 64 * 1024;
 constexpr int kMaxThreads = 1024;
-constexpr int kWarp = 32;
+constexpr int kMaxResident = 8192;  // threads of the blocks of a cooperative launch
+constexpr int kWarp = 32, kGroup = 128, kNamedBarriers = 16;
 
-enum class Wait { kNone, kBlock, kWarp, kDone };
+enum class Wait { kNone, kBlock, kWarp, kGroup, kObject, kDone };
 
 struct Fiber {
   ucontext_t start;
   jmp_buf resume;
   bool fresh = true;
   Wait wait = Wait::kNone;
-  const void* place = nullptr;  // where it waits
+  const void* place = nullptr;   // where it waits
+  const void* object = nullptr;  // on what
   unsigned char* stack = nullptr;
 };
 
-struct Warp {
-  void* operands[kWarp];
-  unsigned arrived = 0, mask = 0;
-  Work work = nullptr;
+template <int kThreads>
+struct Gathering {
+  void* operands[kThreads];
+  int arrived = 0;
+  const void* work = nullptr;
+};
+
+struct Warp : Gathering<kWarp> {
+  unsigned here = 0, mask = 0;
   uint32_t syncs = 0;
 };
 
-Fiber fibers[kMaxThreads];
-Warp warps[kMaxThreads / kWarp];
+struct Named {
+  std::vector<int> here;
+  int threads = 0;
+};
+
+struct Block {
+  std::vector<Fiber> fibers;
+  std::vector<Warp> warps;
+  std::vector<Gathering<kGroup>> groups;
+  Named named[kNamedBarriers];
+  SharedMemory memory;
+  Order order;
+  std::unique_ptr<Asynchronous, void (*)(Asynchronous*)> engines{nullptr, nullptr};
+  dim3 index;
+  int barrier_sum = 0, barrier_result = 0;
+  uint32_t syncs = 0;
+};
+
+std::vector<std::unique_ptr<Block>> blocks;
+Block* block = nullptr;
 jmp_buf scheduler;
 const Launch* running = nullptr;
-int current = -1, thread_count = 0;
-int barrier_sum = 0, barrier_result = 0;
-uint32_t block_syncs = 0;
+int current = -1, threads = 0;
 uint64_t threads_run = 0;
 std::string failure;
 
@@ -54,13 +82,19 @@ std::string failure;
   for (;;) {
     running->run(*running);
     ++threads_run;
-    fibers[current].wait = Wait::kDone;
-    if (_setjmp(fibers[current].resume) == 0) _longjmp(scheduler, 1);
+    block->fibers[current].wait = Wait::kDone;
+    if (_setjmp(block->fibers[current].resume) == 0) _longjmp(scheduler, 1);
   }
 }
 
+void enter(Block& next) {
+  block = &next;
+  blockIdx = {next.index.x, next.index.y, next.index.z};
+  activate(next.memory);
+}
+
 void resume(int thread) {
-  Fiber& fiber = fibers[thread];
+  Fiber& fiber = block->fibers[thread];
   current = thread;
   threadIdx = {thread % blockDim.x, thread / blockDim.x % blockDim.y,
                thread / (blockDim.x * blockDim.y)};
@@ -80,9 +114,10 @@ void resume(int thread) {
 }
 
 void wait_here(Wait wait, const void* place) {
-  fibers[current].wait = wait;
-  fibers[current].place = place;
-  if (_setjmp(fibers[current].resume) == 0) _longjmp(scheduler, 1);
+  Fiber& fiber = block->fibers[current];
+  fiber.wait = wait;
+  fiber.place = place;
+  if (_setjmp(fiber.resume) == 0) _longjmp(scheduler, 1);
 }
 
 std::string at(const void* place) {
@@ -91,91 +126,205 @@ std::string at(const void* place) {
   return text;
 }
 
+// A return address may belong to the next line; the byte before it is of the call.
 void describe(const std::string& what, int thread, const void* place) {
   char text[128];
   std::snprintf(text, sizeof(text), ", block %u, thread %d, ", blockIdx.x, thread);
-  failure =
-      what + ": kernel " + at(reinterpret_cast<const void*>(running->kernel)) + text + at(place);
+  failure = what + ": kernel " + at(reinterpret_cast<const void*>(running->kernel)) + text +
+            at(static_cast<const char*>(place) - 1);
+}
+
+std::vector<int> all_threads() {
+  std::vector<int> all(threads);
+  for (int thread = 0; thread < threads; ++thread) all[thread] = thread;
+  return all;
 }
 
 // All threads of the block wait at the same barrier; lets them go.
 bool release_block() {
-  const void* place = fibers[0].place;
-  for (int thread = 0; thread < thread_count; ++thread) {
-    if (fibers[thread].wait != Wait::kBlock) return false;
-    if (fibers[thread].place != place) {
-      describe("divergent barrier: threads wait at different places", thread, fibers[thread].place);
+  const void* place = block->fibers[0].place;
+  for (int thread = 0; thread < threads; ++thread) {
+    if (block->fibers[thread].wait != Wait::kBlock) return false;
+    if (block->fibers[thread].place != place) {
+      describe("divergent barrier: threads wait at different places", thread,
+               block->fibers[thread].place);
       return false;
     }
   }
-  for (int thread = 0; thread < thread_count; ++thread) fibers[thread].wait = Wait::kNone;
-  ++block_syncs;
-  barrier_result = barrier_sum;
-  barrier_sum = 0;
+  for (int thread = 0; thread < threads; ++thread) block->fibers[thread].wait = Wait::kNone;
+  if (block->order.in_use()) block->order.meet(all_threads());
+  ++block->syncs;
+  block->barrier_result = block->barrier_sum;
+  block->barrier_sum = 0;
   return true;
 }
 
-bool run_block() {
-  begin_block(running->shared_bytes);
-  block_syncs = 0;
-  for (int thread = 0; thread < thread_count; ++thread) fibers[thread].wait = Wait::kNone;
-  for (Warp& warp : warps) warp.arrived = 0, warp.syncs = 0;
+void start_block(Block& fresh, dim3 index) {
+  fresh.index = index;
+  enter(fresh);
+  begin_block(fresh.memory, running->shared_bytes);
+  fresh.syncs = 0;
+  fresh.barrier_sum = 0;
+  if (fresh.fibers.size() < static_cast<size_t>(threads)) fresh.fibers.resize(threads);
+  fresh.warps.assign((threads + kWarp - 1) / kWarp, Warp{});
+  fresh.groups.assign((threads + kGroup - 1) / kGroup, Gathering<kGroup>{});
+  for (Named& named : fresh.named) named = Named{};
+  for (int thread = 0; thread < threads; ++thread) fresh.fibers[thread].wait = Wait::kNone;
+  fresh.order.begin(threads);
+  if (!fresh.engines) {
+    fresh.engines = {new_asynchronous(), [](Asynchronous*) {}};  // lives as long as the library
+  }
+  begin_asynchronous();
+}
+
+// Of the first thread that waits; of mbarriers, all that threads wait for.
+void describe_deadlock() {
+  int first = -1;
+  std::string objects;
+  for (int thread = 0; thread < threads; ++thread) {
+    const Fiber& fiber = block->fibers[thread];
+    if (fiber.wait == Wait::kDone) continue;
+    if (first < 0) first = thread;
+    if (fiber.wait != Wait::kObject) continue;
+    const std::string object = describe_object(fiber.object);
+    if (objects.find(object) == std::string::npos)
+      objects += (objects.empty() ? "" : "; ") + object;
+  }
+  const Fiber& fiber = block->fibers[first];
+  std::string what = "divergent collective: not all lanes of the mask reach it";
+  if (fiber.wait == Wait::kBlock) what = "divergent barrier: not all threads of the block reach it";
+  if (fiber.wait == Wait::kGroup)
+    what = "divergent collective: not all threads of the warpgroup reach it";
+  if (fiber.wait == Wait::kObject) what = "deadlock: " + objects;
+  describe(what, first, fiber.place);
+}
+
+enum class Progress { kMoved, kDone, kStuck };
+
+// Runs every thread that can run. Engines work only when no thread can: an operation that nobody
+// waits for comes as late as it may.
+Progress advance_block() {
+  bool moved = false, all_done = true;
+  for (int thread = 0; thread < threads; ++thread) {
+    if (block->fibers[thread].wait == Wait::kNone) {
+      resume(thread);
+      moved = true;
+      if (!failure.empty()) return Progress::kStuck;
+    }
+    all_done = all_done && block->fibers[thread].wait == Wait::kDone;
+  }
+  if (all_done) {
+    int thread = 0;
+    const void* place = nullptr;
+    const std::string left = unfinished_asynchronous(thread, place);
+    if (!left.empty()) describe(left, thread, place);
+    return Progress::kDone;
+  }
+  if (moved || release_block()) return Progress::kMoved;
+  if (failure.empty() && step_asynchronous()) return Progress::kMoved;
+  return Progress::kStuck;
+}
+
+// Blocks [0, count) of the resident ones, until all have ended.
+bool run_resident(int count) {
+  std::vector<bool> done(count, false);
   for (;;) {
     bool moved = false, all_done = true;
-    for (int thread = 0; thread < thread_count; ++thread) {
-      if (fibers[thread].wait == Wait::kNone) {
-        resume(thread);
-        moved = true;
-        if (!failure.empty()) return false;
-      }
-      all_done = all_done && fibers[thread].wait == Wait::kDone;
+    Block* stuck = nullptr;
+    for (int i = 0; i < count; ++i) {
+      if (done[i]) continue;
+      enter(*blocks[i]);
+      const Progress progress = advance_block();
+      if (!failure.empty()) return false;
+      done[i] = progress == Progress::kDone;
+      all_done = all_done && done[i];
+      moved = moved || progress != Progress::kStuck;
+      if (progress == Progress::kStuck) stuck = block;
     }
     if (all_done) return true;
-    if (moved || release_block()) continue;
-    if (!failure.empty()) return false;
-    for (int thread = 0; thread < thread_count; ++thread) {
-      if (fibers[thread].wait == Wait::kDone) continue;
-      describe(fibers[thread].wait == Wait::kBlock
-                   ? "divergent barrier: not all threads of the block reach it"
-                   : "divergent collective: not all lanes of the mask reach it",
-               thread, fibers[thread].place);
-      return false;
-    }
+    if (moved) continue;
+    enter(*stuck);
+    describe_deadlock();
+    return false;
   }
+}
+
+Block& resident(size_t i) {
+  while (blocks.size() <= i) blocks.push_back(std::make_unique<Block>());
+  return *blocks[i];
 }
 
 }  // namespace
 
-Position position() {
-  const Fiber& fiber = fibers[current];
-  return {current,     current / kWarp,          block_syncs, warps[current / kWarp].syncs,
-          fiber.stack, fiber.stack + kStackBytes};
+Position position_of(int thread) {
+  const Fiber& fiber = block->fibers[thread];
+  return {thread,
+          thread / kWarp,
+          block->syncs,
+          block->warps[thread / kWarp].syncs,
+          &block->order,
+          fiber.stack,
+          fiber.stack + kStackBytes};
 }
 
+Position position() { return position_of(current); }
+
+const char* failure_text() { return failure.c_str(); }
 bool is_running() { return running != nullptr; }
+int running_thread() { return current; }
+int thread_count() { return threads; }
+Order& running_order() { return block->order; }
+Asynchronous& asynchronous() { return *block->engines; }
+int warp_thread(int lane) { return current / kWarp * kWarp + lane; }
 
 void fail(const char* what, const void* place) {
   describe(what, current, place);
   _longjmp(scheduler, 1);
 }
 
+void wait_on(const void* object, const void* place) {
+  block->fibers[current].object = object;
+  wait_here(Wait::kObject, place);
+}
+
+void wake(const void* object) {
+  for (auto& other : blocks) {
+    for (Fiber& fiber : other->fibers) {
+      if (fiber.wait == Wait::kObject && fiber.object == object) fiber.wait = Wait::kNone;
+    }
+  }
+}
+
 cudaError_t launch(const Launch& launch) {
   failure.clear();
-  thread_count = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
-  if (thread_count == 0 || thread_count > kMaxThreads || thread_count % kWarp != 0 ||
-      launch.shared_bytes > shared_capacity()) {
+  threads = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
+  const uint64_t count = uint64_t{launch.grid.x} * launch.grid.y * launch.grid.z;
+  if (threads == 0 || threads > kMaxThreads || threads % kWarp != 0) {
     return cudaErrorInvalidConfiguration;
   }
+  if (launch.shared_bytes > dynamic_limit(reinterpret_cast<const void*>(launch.kernel)))
+    return cudaErrorInvalidValue;
+  if (launch.cooperative && count * threads > kMaxResident)
+    return cudaErrorCooperativeLaunchTooLarge;
   running = &launch;
   blockDim = launch.block, gridDim = launch.grid;
+  const auto index_of = [&](uint64_t i) {
+    return dim3(static_cast<unsigned>(i % launch.grid.x),
+                static_cast<unsigned>(i / launch.grid.x % launch.grid.y),
+                static_cast<unsigned>(i / launch.grid.x / launch.grid.y));
+  };
+  const int together = launch.cooperative ? static_cast<int>(count) : 1;
   bool good = true;
-  for (unsigned block = 0; good && block < launch.grid.x; ++block) {
-    blockIdx = {block, 0, 0};
-    good = run_block();
+  for (uint64_t first = 0; good && first < count; first += together) {
+    for (int i = 0; i < together; ++i) start_block(resident(i), index_of(first + i));
+    good = run_resident(together);
   }
   running = nullptr;
-  if (!good) {
-    for (Fiber& fiber : fibers) fiber.fresh = true;  // what they were doing is abandoned
+  for (auto& other : blocks) {
+    for (Fiber& fiber : other->fibers) {
+      if (!good) fiber.fresh = true;  // what it was doing is abandoned
+      fiber.wait = Wait::kDone;
+    }
   }
   return good ? cudaSuccess : cudaErrorLaunchFailure;
 }
@@ -185,44 +334,78 @@ __attribute__((noinline)) void block_barrier() {
 }
 
 __attribute__((noinline)) int block_barrier_sum(int value) {
-  barrier_sum += value;
+  block->barrier_sum += value;
   wait_here(Wait::kBlock, __builtin_return_address(0));
-  return barrier_result;
+  return block->barrier_result;
+}
+
+__attribute__((noinline)) void named_barrier(int id, int count) {
+  const void* place = __builtin_return_address(0);
+  if (id < 1 || id >= kNamedBarriers) fail("named barrier: expected a number from 1 to 15", place);
+  if (count % kWarp != 0 || count <= 0 || count > threads)
+    fail("named barrier: expected whole warps, and no more than the block has", place);
+  Named& named = block->named[id];
+  if (!named.here.empty() && named.threads != count)
+    fail("named barrier: threads expect different numbers of threads", place);
+  block->order.use();
+  named.threads = count;
+  named.here.push_back(current);
+  if (static_cast<int>(named.here.size()) < count) return wait_on(&named, place);
+  block->order.meet(named.here);
+  named.here.clear();
+  wake(&named);
 }
 
 __attribute__((noinline)) void collective(unsigned mask, Work work, void* operands,
                                           bool orders_memory) {
   const int lane = current % kWarp;
-  Warp& warp = warps[current / kWarp];
+  Warp& warp = block->warps[current / kWarp];
   const void* place = __builtin_return_address(0);
   if (!(mask >> lane & 1)) fail("collective: the calling lane is not in its mask", place);
-  if (warp.arrived != 0 && (warp.mask != mask || warp.work != work)) {
+  if (warp.here != 0 && (warp.mask != mask || warp.work != reinterpret_cast<void*>(work))) {
     fail("divergent collective: lanes of a warp wait for different ones", place);
   }
-  warp.mask = mask, warp.work = work;
+  warp.mask = mask, warp.work = reinterpret_cast<void*>(work);
   warp.operands[lane] = operands;
-  warp.arrived |= 1u << lane;
-  if (warp.arrived != mask) {
+  warp.here |= 1u << lane;
+  if (warp.here != mask) {
     wait_here(Wait::kWarp, place);
     return;
   }
+  block->fibers[current].place = place;
   work(warp.operands, mask);
-  warp.arrived = 0;
-  if (orders_memory) ++warp.syncs;
+  warp.here = 0;
   const int first = current - lane;
+  std::vector<int> lanes;
   for (int i = 0; i < kWarp; ++i) {
-    if (i != lane && mask >> i & 1) fibers[first + i].wait = Wait::kNone;
+    if (!(mask >> i & 1)) continue;
+    lanes.push_back(first + i);
+    if (i != lane) block->fibers[first + i].wait = Wait::kNone;
+  }
+  if (!orders_memory) return;
+  ++warp.syncs;
+  if (block->order.in_use()) block->order.meet(lanes);
+}
+
+__attribute__((noinline)) void warpgroup_collective(GroupWork work, void* operands,
+                                                    const void* place) {
+  Gathering<kGroup>& group = block->groups[current / kGroup];
+  if ((current / kGroup + 1) * kGroup > threads)
+    fail("warpgroup: expected four whole warps", place);
+  if (group.arrived != 0 && group.work != reinterpret_cast<void*>(work))
+    fail("divergent collective: threads of a warpgroup wait for different ones", place);
+  group.work = reinterpret_cast<void*>(work);
+  group.operands[current % kGroup] = operands;
+  if (++group.arrived < kGroup) return wait_here(Wait::kGroup, place);
+  work(group.operands, place);
+  group.arrived = 0;
+  for (int thread = current / kGroup * kGroup, i = 0; i < kGroup; ++i, ++thread) {
+    if (thread != current) block->fibers[thread].wait = Wait::kNone;
   }
 }
 
-int warp_thread(int lane) { return current / kWarp * kWarp + lane; }
+const void* collective_place() { return block->fibers[current].place; }
 
 }  // namespace emulator
-
-const char* cudaGetErrorString(cudaError_t error) {
-  if (error == cudaErrorLaunchFailure) return emulator::failure.c_str();
-  return error == cudaErrorInvalidConfiguration ? "invalid configuration argument"
-                                                : "invalid argument";
-}
 
 extern "C" uint64_t emulator_threads_run() { return emulator::threads_run; }

@@ -9,17 +9,22 @@
 // A launch fails, with kernel, block, thread and the address of the instruction, at
 //   an access outside the registered buffers, the block's shared memory and the thread's own stack,
 //   a write to a read-only buffer, and a second thread's write to an element (every result is
-//   written once),
+//   written once; buffers of kind 2 are exempt),
 //   an access that is not aligned to its size,
 //   a read of shared memory that nobody wrote in this block,
 //   two accesses to shared memory by two threads, one of them a write, with no barrier between,
-//   a barrier or collective that not all threads reach, or that they reach at different places.
+//   a barrier or collective that not all threads reach, or that they reach at different places,
+//   a touch of what an asynchronous copy or product is at, before it was waited for,
+//   an asynchronous access to what a thread wrote, with no fence.proxy.async between,
+//   an mbarrier's phase that never ends, or that two phases have passed.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 extern "C" {
-void emulator_register(const void* begin, size_t bytes, int writable);  // what kernels may touch
+void emulator_register(const void* begin, size_t bytes, int kind);  // what kernels may touch:
+// kind 0 to read, 1 to write once, 2 to write at will
 void emulator_forget_all();
-uint64_t emulator_threads_run();  // since the library was loaded
+void emulator_set_capability(int capability);  // 80, 90: of the device
+uint64_t emulator_threads_run();               // since the library was loaded
 }

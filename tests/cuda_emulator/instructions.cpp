@@ -7,7 +7,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "kernels/cuda/device.cuh"
+#include "device.h"
+#include "memory.h"
 
 namespace emulator {
 
@@ -15,7 +16,7 @@ void load_matrices(void* const (&lanes)[32], unsigned) {
   uint16_t tiles[4][8][8];
   for (int lane = 0; lane < 32; ++lane) {
     const auto* operands = static_cast<const MatrixLoad*>(lanes[lane]);
-    check_shared_read(operands->row, 16, lane);
+    check_shared_read(operands->row, 16, lane, collective_place());
     std::memcpy(tiles[lane / 8][lane % 8], operands->row, 16);
   }
   for (int lane = 0; lane < 32; ++lane) {

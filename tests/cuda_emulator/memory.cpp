@@ -1,10 +1,10 @@
 #include "memory.h"
 
 #include <link.h>
+#include <sys/mman.h>
 
 #include <cstdio>
 #include <cstring>
-#include <vector>
 
 #include "emulator.h"
 
@@ -13,38 +13,26 @@ namespace emulator {
 namespace {
 
 constexpr size_t kSharedBytes = 227 * 1024;  // the most that one block of an H100 can have
+constexpr size_t kSharedAlignment = 1024;    // of what swizzles repeat after
 
 struct Range {
   const unsigned char *begin = nullptr, *end = nullptr;
   bool holds(const unsigned char* from, size_t bytes) const {
     return from >= begin && from + bytes <= end;
   }
+  size_t size() const { return static_cast<size_t>(end - begin); }
 };
 
 struct Buffer {
   Range range;
-  bool writable;
+  int kind;                       // 0: read only, 1: every element is written once, 2: scratch
   std::vector<uint64_t> writers;  // block and thread of each byte's writer, plus one
-};
-
-// The last accesses to one byte of shared memory; those of earlier blocks count as none.
-struct History {
-  uint32_t block = 0;
-  int16_t writer = -1, reader = -1;
-  bool several_readers = false;
-  uint32_t write_syncs = 0, write_warp_syncs = 0;
-  uint32_t read_syncs = 0, read_warp_syncs = 0;
-};
-
-struct SharedRegion {
-  Range range;
-  std::vector<History> histories;
 };
 
 thread_local volatile char
     static_shared_exists;  // touched so that the library's thread-local memory is there to be seen
-alignas(128) unsigned char dynamic_shared[kSharedBytes];
-SharedRegion dynamic_region, static_region;
+Range static_range;
+SharedMemory* active = nullptr;
 std::vector<Buffer> buffers;
 std::vector<Range> image;
 uint32_t block_number = 0;
@@ -58,53 +46,105 @@ int note_library(dl_phdr_info* info, size_t, void*) {
     const Range range{base + header.p_vaddr, base + header.p_vaddr + header.p_memsz};
     if (header.p_type == PT_LOAD) {
       segments.push_back(range);
-      ours = ours || range.holds(dynamic_shared, 1);
+      ours = ours || range.holds(reinterpret_cast<const unsigned char*>(&block_number), 1);
     }
     if (header.p_type == PT_TLS && info->dlpi_tls_data != nullptr) {
       const auto* tls = static_cast<const unsigned char*>(info->dlpi_tls_data);
-      static_region.range = {tls, tls + header.p_memsz};
+      static_range = {tls, tls + header.p_memsz};
     }
   }
   if (!ours) {
-    static_region.range = {};
+    static_range = {};
     return 0;
   }
   image = segments;
   return 1;
 }
 
-// Were the two moments parted by a barrier that both threads took part in?
-bool are_ordered(const Position& now, int thread, uint32_t syncs, uint32_t warp_syncs) {
-  return thread == now.thread || syncs != now.block_syncs ||
-         (thread / 32 == now.warp && warp_syncs != now.warp_syncs);
+// Is the earlier access known to lie before the running thread's next one?
+bool are_ordered(const Position& now, const Access& before) {
+  if (before.agent == now.thread) return true;
+  if (now.order->is_thread(before.agent) &&
+      (before.block_syncs != now.block_syncs ||
+       (before.agent / 32 == now.warp && before.warp_syncs != now.warp_syncs))) {
+    return true;
+  }
+  return now.order->in_use() && now.order->knows(now.thread, before.agent, before.moment);
 }
 
-void check_shared(SharedRegion& region, const unsigned char* from, size_t bytes, bool writes,
-                  const Position& now, const void* place) {
-  History* history = &region.histories[from - region.range.begin];
-  for (size_t i = 0; i < bytes; ++i) {
-    History& byte = history[i];
-    if (byte.block != block_number) byte = History{}, byte.block = block_number;
-    if (!writes && byte.writer < 0)
-      fail("read of shared memory that no thread of the block wrote", place);
-    if (byte.writer >= 0 &&
-        !are_ordered(now, byte.writer, byte.write_syncs, byte.write_warp_syncs)) {
-      fail("race in shared memory: no barrier since another thread's write", place);
-    }
-    if (writes) {
-      if (byte.reader >= 0 &&
-          (!are_ordered(now, byte.reader, byte.read_syncs, byte.read_warp_syncs) ||
-           (byte.several_readers && byte.read_syncs == now.block_syncs))) {
-        fail("race in shared memory: no barrier since another thread's read", place);
+Access access_of(const Position& now) {
+  return {static_cast<int16_t>(now.thread), now.block_syncs, now.warp_syncs,
+          now.order->now(now.thread)};
+}
+
+History& history_of(std::vector<History>& histories, size_t index) {
+  History& byte = histories[index];
+  if (byte.block != active->number) byte = History{}, byte.block = active->number;
+  return byte;
+}
+
+// Reads that are not known to lie before the last one are all kept, where clocks order threads.
+void note_read(History& byte, const Position& now, const Access& read) {
+  if (byte.read.agent >= 0 && byte.read.agent != read.agent) {
+    if (!now.order->in_use()) {
+      const bool same_moment = byte.read.block_syncs == now.block_syncs;
+      byte.several_readers =
+          same_moment && (byte.several_readers || byte.read.agent / 32 != now.warp);
+    } else if (!are_ordered(now, byte.read)) {
+      if (byte.more_reads < 0) {
+        byte.more_reads = static_cast<int>(active->read_sets.size());
+        active->read_sets.emplace_back();
       }
-      byte.writer = static_cast<int16_t>(now.thread);
-      byte.write_syncs = now.block_syncs, byte.write_warp_syncs = now.warp_syncs;
-      byte.reader = -1, byte.several_readers = false;
+      active->read_sets[byte.more_reads].push_back(byte.read);
+    }
+  }
+  byte.read = read;
+}
+
+void check_after_reads(History& byte, const Position& now, const void* place) {
+  const auto check = [&](const Access& read) {
+    if (are_ordered(now, read)) return;
+    fail(now.order->is_thread(read.agent)
+             ? "race in shared memory: no barrier since another thread's read"
+             : "race in shared memory: an asynchronous operation was not waited for, and reads it",
+         place);
+  };
+  if (byte.read.agent < 0) return;
+  check(byte.read);
+  if (byte.several_readers && byte.read.block_syncs == now.block_syncs)
+    fail("race in shared memory: no barrier since another thread's read", place);
+  if (byte.more_reads < 0) return;
+  for (const Access& read : active->read_sets[byte.more_reads]) check(read);
+}
+
+void check_histories(std::vector<History>& histories, size_t first, size_t bytes, bool writes,
+                     Proxy proxy, const Position& now, const void* place) {
+  for (size_t i = first; i < first + bytes; ++i) {
+    History& byte = history_of(histories, i);
+    if (byte.in_flight)
+      fail("touches shared memory that an asynchronous copy is writing: it was not waited for",
+           place);
+    if (byte.is_barrier) fail("touches an mbarrier as if it were data", place);
+    if (!writes && byte.write.agent < 0)
+      fail("read of shared memory that no thread of the block wrote", place);
+    if (byte.write.agent >= 0 && !are_ordered(now, byte.write)) {
+      fail(now.order->is_thread(byte.write.agent)
+               ? "race in shared memory: no barrier since another thread's write"
+               : "race in shared memory: the asynchronous copy's mbarrier was not waited for",
+           place);
+    }
+    if (proxy == Proxy::kAsynchronous && byte.write.agent >= 0 && !byte.by_engine &&
+        !now.order->sees_fenced(now.thread, byte.write.agent, byte.write.moment)) {
+      fail("missing fence.proxy.async between a thread's write and an asynchronous access", place);
+    }
+    if (proxy == Proxy::kAsynchronous && !writes) continue;  // noted as the engine's
+    if (writes) {
+      check_after_reads(byte, now, place);
+      byte.write = access_of(now);
+      byte.read = Access{}, byte.several_readers = false, byte.more_reads = -1;
+      byte.by_engine = false;
     } else {
-      const bool same_moment = byte.reader >= 0 && byte.read_syncs == now.block_syncs;
-      byte.several_readers = same_moment && (byte.several_readers || byte.reader / 32 != now.warp);
-      byte.reader = static_cast<int16_t>(now.thread);
-      byte.read_syncs = now.block_syncs, byte.read_warp_syncs = now.warp_syncs;
+      note_read(byte, now, access_of(now));
     }
   }
 }
@@ -112,8 +152,8 @@ void check_shared(SharedRegion& region, const unsigned char* from, size_t bytes,
 void check_buffer(Buffer& buffer, const unsigned char* from, size_t bytes, bool writes,
                   const Position& now, const void* place) {
   if (!writes) return;
-  if (!buffer.writable) fail("write to a read-only buffer", place);
-  const uint64_t writer = uint64_t{block_number} * 1024 + now.thread + 1;
+  if (buffer.kind == 0) fail("write to a read-only buffer", place);
+  const uint64_t writer = uint64_t{active->number} * 1024 + now.thread + 1;
   if (buffer.writers.empty()) return;
   for (size_t i = 0; i < bytes; ++i) {
     uint64_t& known = buffer.writers[from - buffer.range.begin + i];
@@ -143,28 +183,75 @@ void check_buffer(Buffer& buffer, const unsigned char* from, size_t bytes, bool 
   fail(text, place);
 }
 
+size_t dynamic_index(const void* address, size_t bytes, const void* place) {
+  const auto* from = static_cast<const unsigned char*>(address);
+  const Range range{active->dynamic, active->dynamic + active->dynamic_bytes};
+  if (!range.holds(from, bytes)) fail("out-of-bounds access to shared memory", place);
+  return static_cast<size_t>(from - active->dynamic);
+}
+
 }  // namespace
 
-size_t shared_capacity() { return kSharedBytes; }
-unsigned char* shared_memory() { return dynamic_shared; }
+SharedMemory::SharedMemory() {
+  void* room = mmap(nullptr, kSharedBytes + kSharedAlignment, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  dynamic = static_cast<unsigned char*>(room);  // pages are larger than kSharedAlignment
+}
 
-void begin_block(size_t shared_bytes) {
+SharedMemory::~SharedMemory() { munmap(dynamic, kSharedBytes + kSharedAlignment); }
+
+size_t shared_capacity() { return kSharedBytes; }
+unsigned char* shared_memory() { return active->dynamic; }
+
+void activate(SharedMemory& memory) {
+  if (active == &memory) return;
+  if (static_range.size() != 0) {
+    auto* fixed = const_cast<unsigned char*>(static_range.begin);
+    if (active != nullptr) active->static_copy.assign(fixed, fixed + static_range.size());
+    if (!memory.static_copy.empty())
+      std::memcpy(fixed, memory.static_copy.data(), static_range.size());
+  }
+  active = &memory;
+}
+
+void begin_block(SharedMemory& memory, size_t shared_bytes) {
   if (image.empty()) {
     static_shared_exists = 1;
     dl_iterate_phdr(note_library, nullptr);
   }
-  ++block_number;
-  dynamic_region.range = {dynamic_shared, dynamic_shared + shared_bytes};
-  for (SharedRegion* region : {&dynamic_region, &static_region}) {
-    const size_t bytes = static_cast<size_t>(region->range.end - region->range.begin);
-    if (region->histories.size() < bytes) region->histories.resize(bytes);
-    if (bytes != 0) std::memset(const_cast<unsigned char*>(region->range.begin), 0xFF, bytes);
-  }
+  activate(memory);
+  memory.number = ++block_number;
+  memory.dynamic_bytes = shared_bytes;
+  memory.read_sets.clear();
+  if (memory.dynamic_histories.size() < shared_bytes) memory.dynamic_histories.resize(shared_bytes);
+  memory.static_histories.resize(static_range.size());
+  std::memset(memory.dynamic, 0xFF, shared_bytes);
+  if (static_range.size() != 0)
+    std::memset(const_cast<unsigned char*>(static_range.begin), 0xFF, static_range.size());
 }
 
 size_t offset_in_library(const void* place) {
   if (image.empty()) return 0;
   return static_cast<size_t>(static_cast<const unsigned char*>(place) - image.front().begin);
+}
+
+bool is_shared(const void* address) {
+  const auto* from = static_cast<const unsigned char*>(address);
+  return from >= active->dynamic && from < active->dynamic + kSharedBytes;
+}
+
+bool is_ordered(const Access& before) { return are_ordered(position(), before); }
+
+void check_global(const void* address, size_t bytes, bool writes, const void* place) {
+  const auto* from = static_cast<const unsigned char*>(address);
+  for (Buffer& buffer : buffers) {
+    if (buffer.range.holds(from, bytes))
+      return check_buffer(buffer, from, bytes, writes, position(), place);
+  }
+  for (const Range& segment : image) {
+    if (!writes && segment.holds(from, bytes)) return;  // constants, and threadIdx and its like
+  }
+  fail_outside(from, bytes, writes, place);
 }
 
 void check_access(const void* address, size_t bytes, bool writes, const void* place) {
@@ -175,44 +262,79 @@ void check_access(const void* address, size_t bytes, bool writes, const void* pl
   const bool power = (bytes & (bytes - 1)) == 0 && bytes <= 16;
   if (power && reinterpret_cast<uintptr_t>(address) % bytes != 0)
     fail("access not aligned to its size", place);
-  for (SharedRegion* region : {&dynamic_region, &static_region}) {
-    if (region->range.holds(from, bytes))
-      return check_shared(*region, from, bytes, writes, now, place);
+  if (is_shared(address)) {
+    return check_histories(active->dynamic_histories, dynamic_index(address, bytes, place), bytes,
+                           writes, Proxy::kGeneric, now, place);
   }
-  for (Buffer& buffer : buffers) {
-    if (buffer.range.holds(from, bytes))
-      return check_buffer(buffer, from, bytes, writes, now, place);
+  if (static_range.holds(from, bytes)) {
+    return check_histories(active->static_histories, static_cast<size_t>(from - static_range.begin),
+                           bytes, writes, Proxy::kGeneric, now, place);
   }
-  if (from >= dynamic_shared && from < dynamic_shared + kSharedBytes) {
-    fail("out-of-bounds access to shared memory", place);
-  }
-  for (const Range& segment : image) {
-    if (!writes && segment.holds(from, bytes)) return;  // constants, and threadIdx and its like
-  }
-  fail_outside(from, bytes, writes, place);
+  check_global(address, bytes, writes, place);
 }
 
-void check_shared_read(const void* address, int bytes, int lane) {
-  const auto* from = static_cast<const unsigned char*>(address);
-  const void* place = __builtin_return_address(0);
+void check_shared_read(const void* address, int bytes, int lane, const void* place) {
   Position now = position();
   now.thread = warp_thread(lane);
   if (reinterpret_cast<uintptr_t>(address) % bytes != 0)
     fail("access not aligned to its size", place);
-  if (!dynamic_region.range.holds(from, bytes))
-    fail("out-of-bounds access to shared memory", place);
-  check_shared(dynamic_region, from, bytes, false, now, place);
+  check_histories(active->dynamic_histories, dynamic_index(address, bytes, place), bytes, false,
+                  Proxy::kGeneric, now, place);
+}
+
+void check_shared(const void* address, size_t bytes, bool writes, Proxy proxy, const void* place) {
+  check_histories(active->dynamic_histories, dynamic_index(address, bytes, place), bytes, writes,
+                  proxy, position(), place);
+}
+
+void check_engine_read(const void* address, size_t bytes, int thread, const void* place) {
+  check_histories(active->dynamic_histories, dynamic_index(address, bytes, place), bytes, false,
+                  Proxy::kAsynchronous, position_of(thread), place);
+}
+
+void note_engine_read(const void* address, size_t bytes, int engine, uint32_t moment) {
+  const Position now = position();
+  const size_t first =
+      static_cast<size_t>(static_cast<const unsigned char*>(address) - active->dynamic);
+  for (size_t i = first; i < first + bytes; ++i) {
+    note_read(history_of(active->dynamic_histories, i), now,
+              {static_cast<int16_t>(engine), 0, 0, moment});
+  }
+}
+
+void begin_flight(const void* address, size_t bytes) {
+  const size_t first =
+      static_cast<size_t>(static_cast<const unsigned char*>(address) - active->dynamic);
+  for (size_t i = first; i < first + bytes; ++i)
+    history_of(active->dynamic_histories, i).in_flight = true;
+}
+
+void end_flight(const void* address, size_t bytes, const Access& write, bool by_engine) {
+  const size_t first =
+      static_cast<size_t>(static_cast<const unsigned char*>(address) - active->dynamic);
+  for (size_t i = first; i < first + bytes; ++i) {
+    History& byte = history_of(active->dynamic_histories, i);
+    byte.in_flight = false, byte.by_engine = by_engine;
+    byte.write = write;
+  }
+}
+
+void mark_barrier(const void* address, bool is_barrier) {
+  const size_t first =
+      static_cast<size_t>(static_cast<const unsigned char*>(address) - active->dynamic);
+  for (size_t i = first; i < first + 8; ++i)
+    history_of(active->dynamic_histories, i).is_barrier = is_barrier;
 }
 
 }  // namespace emulator
 
 extern "C" {
 
-void emulator_register(const void* begin, size_t bytes, int writable) {
+void emulator_register(const void* begin, size_t bytes, int kind) {
   const auto* first = static_cast<const unsigned char*>(begin);
   constexpr size_t kTracked = size_t{1} << 26;  // larger ones are only bounds-checked
-  emulator::buffers.push_back({{first, first + bytes}, writable != 0, {}});
-  if (writable != 0 && bytes <= kTracked) emulator::buffers.back().writers.resize(bytes);
+  emulator::buffers.push_back({{first, first + bytes}, kind, {}});
+  if (kind == 1 && bytes <= kTracked) emulator::buffers.back().writers.resize(bytes);
 }
 
 void emulator_forget_all() { emulator::buffers.clear(); }

@@ -13,6 +13,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __shared__ \
   thread_local  // one host thread runs all blocks, one after the other: see emulator.cpp
@@ -46,9 +47,32 @@ enum cudaError_t {
   cudaErrorNoKernelImageForDevice = 209,
   cudaErrorUnsupportedPtxVersion = 222,
   cudaErrorLaunchFailure = 719,
+  cudaErrorCooperativeLaunchTooLarge = 720,
 };
 const char* cudaGetErrorString(cudaError_t error);
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+#define CUDART_VERSION 13000
+enum cudaDriverEntryPointQueryResult {
+  cudaDriverEntryPointSuccess = 0,
+  cudaDriverEntryPointSymbolNotFound = 1,
+};
+constexpr unsigned long long cudaEnableDefault = 0;
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** entry, unsigned version,
+                                             unsigned long long flags,
+                                             cudaDriverEntryPointQueryResult* found);
+
+// One device, of the compute capability that a test chose.
+enum cudaDeviceAttr {
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrComputeCapabilityMajor = 75,
+  cudaDevAttrComputeCapabilityMinor = 76,
+};
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
 
 namespace emulator {
 
@@ -58,8 +82,10 @@ struct Launch {
   void** arguments;
   dim3 grid, block;
   size_t shared_bytes;
+  bool cooperative;  // all blocks run at once
 };
 cudaError_t launch(const Launch& launch);
+cudaError_t set_dynamic_limit(const void* kernel, size_t bytes);
 
 void block_barrier();
 int block_barrier_sum(int value);
@@ -85,14 +111,30 @@ __attribute__((no_sanitize("kernel-address"))) void emulated_call(const emulator
 }
 
 template <class... P>
-cudaError_t cudaLaunchKernel(void (*kernel)(P...), dim3 grid, dim3 block, void** arguments,
-                             size_t shared_bytes, cudaStream_t) {
+emulator::Launch emulated_launch(void (*kernel)(P...), dim3 grid, dim3 block, void** arguments,
+                                 size_t shared_bytes, bool cooperative) {
   const auto run =
       [](const emulator::Launch& launch) __attribute__((no_sanitize("kernel-address"))) {
     emulated_call<P...>(launch, std::index_sequence_for<P...>{});
   };
-  return emulator::launch(
-      {run, reinterpret_cast<void (*)()>(kernel), arguments, grid, block, shared_bytes});
+  return {run,        reinterpret_cast<void (*)()>(kernel), arguments, grid, block, shared_bytes,
+          cooperative};
+}
+template <class... P>
+cudaError_t cudaLaunchKernel(void (*kernel)(P...), dim3 grid, dim3 block, void** arguments,
+                             size_t shared_bytes, cudaStream_t) {
+  return emulator::launch(emulated_launch(kernel, grid, block, arguments, shared_bytes, false));
+}
+template <class... P>
+cudaError_t cudaLaunchCooperativeKernel(void (*kernel)(P...), dim3 grid, dim3 block,
+                                        void** arguments, size_t shared_bytes, cudaStream_t) {
+  return emulator::launch(emulated_launch(kernel, grid, block, arguments, shared_bytes, true));
+}
+
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+template <class... P>
+cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cudaFuncAttribute, int value) {
+  return emulator::set_dynamic_limit(reinterpret_cast<const void*>(kernel), value);
 }
 
 // Barriers and votes of a block and of a warp. They are inlined, so that the address at which a

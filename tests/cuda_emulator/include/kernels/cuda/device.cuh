@@ -7,54 +7,39 @@
 
 #include <cstdint>
 
-namespace emulator {
+#include "device.h"
 
-unsigned char* shared_memory();
-void check_shared_read(const void* address, int bytes, int lane);
-
-struct MatrixLoad {
-  uint32_t* values;
-  const void* row;
-  bool transposed;
-};
-void load_matrices(void* const (&lanes)[32], unsigned mask);
-
-struct MatrixProduct {
-  float* sum;
-  uint32_t a[4], b[2];
-  float (*widen)(uint16_t);
-};
-void multiply_add(void* const (&lanes)[32], unsigned mask);
-
-constexpr unsigned kAllLanes = 0xffffffffu;
-
-}  // namespace emulator
+#define EMULATED_INLINE inline __attribute__((always_inline))
 
 namespace fastconv {
 namespace cuda {
 
 inline unsigned char* dynamic_shared_memory() { return emulator::shared_memory(); }
+inline unsigned char* swizzled_shared_memory() { return emulator::shared_memory(); }
 
-inline __attribute__((always_inline)) void load_matrices(uint32_t (&values)[4], const void* row) {
+inline uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(static_cast<const unsigned char*>(pointer) -
+                               emulator::shared_memory());
+}
+
+EMULATED_INLINE void load_matrices(uint32_t (&values)[4], const void* row) {
   emulator::MatrixLoad operands{values, row, false};
   emulator::collective(emulator::kAllLanes, emulator::load_matrices, &operands, false);
 }
 
-inline __attribute__((always_inline)) void load_matrices_transposed(uint32_t (&values)[4],
-                                                                    const void* row) {
+EMULATED_INLINE void load_matrices_transposed(uint32_t (&values)[4], const void* row) {
   emulator::MatrixLoad operands{values, row, true};
   emulator::collective(emulator::kAllLanes, emulator::load_matrices, &operands, false);
 }
 
-inline __attribute__((always_inline)) void multiply_add_16x8x16(float* sum, const uint32_t (&a)[4],
-                                                                uint32_t b0, uint32_t b1, __half) {
+EMULATED_INLINE void multiply_add_16x8x16(float* sum, const uint32_t (&a)[4], uint32_t b0,
+                                          uint32_t b1, __half) {
   emulator::MatrixProduct operands{sum, {a[0], a[1], a[2], a[3]}, {b0, b1}, emulated_half_to_float};
   emulator::collective(emulator::kAllLanes, emulator::multiply_add, &operands, false);
 }
 
-inline __attribute__((always_inline)) void multiply_add_16x8x16(float* sum, const uint32_t (&a)[4],
-                                                                uint32_t b0, uint32_t b1,
-                                                                __nv_bfloat16) {
+EMULATED_INLINE void multiply_add_16x8x16(float* sum, const uint32_t (&a)[4], uint32_t b0,
+                                          uint32_t b1, __nv_bfloat16) {
   emulator::MatrixProduct operands{
       sum, {a[0], a[1], a[2], a[3]}, {b0, b1}, emulated_bfloat16_to_float};
   emulator::collective(emulator::kAllLanes, emulator::multiply_add, &operands, false);
