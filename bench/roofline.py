@@ -122,9 +122,15 @@ def _fma_gflops(threads: int) -> tuple[float, str]:
 
 
 def _matmul_gflops(dtype: torch.dtype) -> tuple[float, str]:
-    """Measure torch's matrix product at a few sizes; returns the best and what it was."""
+    """Measure torch's matrix product at a few sizes; returns the best and what it was.
+
+    Without instructions for bfloat16, torch's product takes minutes at the larger sizes: they are
+    tried only where they take less than a second.
+    """
     best, source = 0.0, ""
-    for size in (1024, 2048):
+    for size in (256, 1024, 2048):
+        if best and 2e-9 * size**3 / best > 1.0:
+            break
         a = torch.ones(size, size, dtype=dtype)
         b, out = torch.ones_like(a), torch.empty_like(a)
         rate = 2e-9 * size**3 / _best_seconds(functools.partial(torch.mm, a, b, out=out))

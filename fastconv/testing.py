@@ -77,6 +77,58 @@ def assert_close(
         raise AssertionError(_report(context, got, want, error, bad, rtol, atol))
 
 
+# What a whole result may lose, as relative L2 error against float64, for normal data and weights
+# that keep the variance. float32 leaves room for a fast convolution algorithm.
+RELATIVE_BOUNDS: dict[str, float] = {
+    "float64": 1e-15,
+    "float32": 3e-6,
+    "float16": 1e-3,
+    "bfloat16": 6e-3,
+}
+
+
+def relative_error(actual: Any, expected: Any) -> float:
+    """The L2 norm of ``actual - expected`` over that of ``expected``, in float64.
+
+    Args:
+        actual: tensor or array.
+        expected: tensor or array of the same shape, usually in float64.
+
+    Returns:
+        The relative error; 0 if both are zero, infinity if ``actual`` is not finite where
+        ``expected`` is.
+
+    Example:
+        >>> relative_error(np.array([3.0, 4.0]), np.array([3.0, 4.5])) < 0.1
+        True
+    """
+    got, want = to_float64(actual), to_float64(expected)
+    if got.shape != want.shape:
+        raise AssertionError(f"relative_error: shape {got.shape}, expected {want.shape}")
+    error: float = float(np.linalg.norm(got - want))
+    size: float = float(np.linalg.norm(want))
+    if not np.isfinite(error):
+        return float("inf")
+    if size == 0:
+        return 0.0 if error == 0 else float("inf")
+    return error / size
+
+
+def relative_bound(dtype: Any, reduction_length: int) -> float:
+    """The largest :func:`relative_error` of a sound result.
+
+    Long sums, such as those of a weight's gradient, lose a roundoff of the accumulator times the
+    square root of their length.
+
+    Args:
+        dtype: of torch or NumPy, or its name.
+        reduction_length: number of products in the longest sum.
+    """
+    name = _name(dtype)
+    unit = TOLERANCES[_ACCUMULATOR[name]]
+    return max(RELATIVE_BOUNDS[name], float(unit * max(reduction_length, 1) ** 0.5))
+
+
 def _report(
     context: str, got: Any, want: Any, error: Any, bad: Any, rtol: float, atol: float
 ) -> str:
