@@ -147,6 +147,7 @@ ArrayDoor::~ArrayDoor() {
 }
 
 bool ArrayDoor::read(const char* operation, py::handle object, TensorView& view) {
+  operation_ = operation;
   if (py::isinstance<py::array>(object))
     read_numpy(operation, object, view);
   else if (py::hasattr(object, "__dlpack__") && py::hasattr(object, "__dlpack_device__"))
@@ -304,19 +305,18 @@ void* ArrayDoor::cuda_stream(Device device) {
 #ifdef FASTCONV_HAS_CUDA
   const py::gil_scoped_acquire locked;
   if (py::str(py::type::of(kind_).attr("__module__")).cast<std::string>().rfind("cupy", 0) != 0)
-    throw Error(ErrorKind::kNotImplemented,
-                "fastconv: expected CuPy arrays on a CUDA device, got " +
-                    std::string(Py_TYPE(kind_.ptr())->tp_name));
+    fail(operation_, "CuPy arrays alone on a CUDA device",
+         "an array on " + text_of(device) + " and a first one of type " +
+             std::string(Py_TYPE(kind_.ptr())->tp_name),
+         ErrorKind::kNotImplemented);
   const int previous = cuda::set_device(device.index);
-  if (previous < 0)
-    throw Error(ErrorKind::kRuntime,
-                "fastconv: CUDA error " + std::to_string(-previous) + " on " + text_of(device));
+  if (previous < 0) check_cuda(operation_, cuda::error_text(-previous));
   if (previous_device_ < 0) previous_device_ = previous;
   const py::object stream =
       py::module_::import("cupy").attr("cuda").attr("get_current_stream")(device.index);
   return reinterpret_cast<void*>(py::cast<intptr_t>(stream.attr("ptr")));
 #else
-  fail("fastconv", "CPU arrays, for it was built without CUDA", text_of(device));
+  fail(operation_, "CPU arrays, for this fastconv was built without CUDA", text_of(device));
 #endif
 }
 

@@ -41,6 +41,7 @@ class ArrayDoor : public Door {
   void read_numpy(const char* operation, pybind11::handle object, TensorView& view);
   void read_dlpack(const char* operation, pybind11::handle object, TensorView& view);
 
+  const char* operation_ = "fastconv";  // whose arguments are read
   std::vector<pybind11::object>
       kept_;  // copies that stand in for arrays that cannot be read in place
   std::vector<dlpack::ManagedTensor*> borrowed_;  // given back at the end

@@ -131,15 +131,26 @@ TensorView new_tensor(const char* operation, Call& call, const int64_t (&sizes)[
     // torch's own contiguous strides count an empty axis as 1, its channels_last ones as 0.
     stride *= channels_last || sizes[d] > 0 ? sizes[d] : 1;
   }
-  const TensorView result =
-      call.door.empty_strided(4 - unbatched, sizes + unbatched, strides + unbatched, dtype, device);
+  TensorView result;
+  try {
+    result = call.door.empty_strided(4 - unbatched, sizes + unbatched, strides + unbatched, dtype,
+                                     device);
+  } catch (const Error& error) {  // the framework's own exceptions, such as MemoryError, pass
+    fail(operation,
+         "memory on " + text_of(device) + " for a result of size " +
+             text_of(4 - unbatched, sizes + unbatched) + " (" + std::to_string(bytes) + " bytes)",
+         error.what(), error.kind);
+  }
   if (!empty && device.type == DeviceType::kCpu && poisons_results())
     std::memset(result.data, 0xff, static_cast<size_t>(bytes));
   return result;
 }
 
 void check_cuda(const char* operation, const char* error) {
-  if (error) throw Error(ErrorKind::kRuntime, std::string(operation) + ": CUDA error: " + error);
+  if (!error) return;
+  const bool says_what_was_expected = std::strncmp(error, "expected ", 9) == 0;
+  throw Error(ErrorKind::kRuntime,
+              std::string(operation) + (says_what_was_expected ? ": " : ": CUDA error: ") + error);
 }
 
 }  // namespace fastconv

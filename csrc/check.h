@@ -55,7 +55,7 @@ bool is_empty(const TensorView& tensor);
 TensorView new_tensor(const char* operation, Call& call, const int64_t (&sizes)[4],
                       bool channels_last, bool unbatched, DType dtype, Device device);
 
-// A kernel on a CUDA device gave this text, null for none.
+// A launch on a CUDA device, or cuda::probe, gave this text, null for none.
 void check_cuda(const char* operation, const char* error);
 
 }  // namespace fastconv

@@ -220,6 +220,14 @@ PYBIND11_MODULE(_core, m) {
   m.def(
       "cuda_device_count", [] { return cuda::device_count(); },
       "CUDA devices that can be used now.");
+  m.def(
+      "cuda_obstacle",
+      [](int device) -> py::object {
+        const char* text = cuda::probe(device);
+        return text ? py::object(py::str(text)) : py::object(py::none());
+      },
+      py::arg("device"),
+      "Why kernels cannot run on a CUDA device, None if they can; makes its context.");
 #else
   m.def(
       "cuda_archs", [] { return std::vector<std::string>(); },
@@ -227,5 +235,9 @@ PYBIND11_MODULE(_core, m) {
   m.def(
       "cuda_device_count", [] { return 0; },
       "CUDA devices that can be used now: this build has no CUDA.");
+  m.def(
+      "cuda_obstacle",
+      [](int) { return "expected a build of fastconv with CUDA, got one without"; },
+      py::arg("device"), "Why kernels cannot run on a CUDA device: this build has none.");
 #endif
 }

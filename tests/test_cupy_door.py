@@ -143,7 +143,5 @@ def test_kinds_of_arrays_do_not_mix(cp, stream, operation):
     present = [name for name, array in arrays.items() if array is not None]
     for name in present if len(present) > 1 else []:
         for _, door in doors(operation, case):
-            with pytest.raises(
-                (RuntimeError, TypeError), match=rf"({operation.name}|fastconv): expected"
-            ):
+            with pytest.raises((RuntimeError, TypeError), match=rf"{operation.name}: expected"):
                 door(**arrays | {name: tensors[name].numpy()})

@@ -16,6 +16,7 @@ CACHE = ROOT / "build" / "cuda_report"
 KEPT = ("kernels.cubin", "kernels.ptx", "ptxas.log", "shared.json")
 # As CMakeLists.txt compiles.
 OPTIONS = ("-std=c++17", "-O3", "-DNDEBUG", "-DFASTCONV_HAS_CUDA", "--expt-relaxed-constexpr")
+OPTIONS += ('-DFASTCONV_CUDA_ARCHS="80,90a"',)
 OPTIONS += ("-Xcompiler=-fvisibility=hidden", "-Xptxas=-v")
 
 

@@ -2,6 +2,8 @@
 
 #include <cuda_runtime.h>
 
+#include <string>
+
 namespace fastconv {
 namespace cuda {
 
@@ -12,22 +14,82 @@ namespace {
 struct Nothing {};
 __global__ void info_image_kernel(const Nothing) {}
 
-const char* text_of(cudaError_t error) {
-  cudaGetLastError();  // takes the error off the thread, so that a later call does not find it
+// 12040 is CUDA 12.4.
+std::string version_text(int version) {
+  return "CUDA " + std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+std::string driver_text() {
+  int driver = 0, runtime = 0;
+  cudaDriverGetVersion(&driver);
+  cudaRuntimeGetVersion(&runtime);
+  return "expected a CUDA driver for " + version_text(runtime) + " or later, got " +
+         (driver ? "one for " + version_text(driver) : "none");
+}
+
+std::string device_text(const std::string& got) {
+  return "expected the number of one of " + std::to_string(device_count()) + " CUDA devices, got " +
+         got;
+}
+
+// The architectures are those of the build, "80,90a".
+std::string image_text() {
+  std::string archs = FASTCONV_CUDA_ARCHS;
+  for (size_t at = archs.find(','); at != std::string::npos; at = archs.find(',', at + 5))
+    archs.replace(at, 1, ", sm_");
+  int device = 0, major = 0, minor = 0;
+  cudaGetDevice(&device);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+  return "expected a CUDA device of a compute capability that this build has kernels for (sm_" +
+         archs + "), got " + std::to_string(major) + "." + std::to_string(minor);
+}
+
+// A launch only queues work: these tell of work that was queued before.
+bool is_of_earlier_work(cudaError_t error) {
+  switch (error) {
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorAssert:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorLaunchFailure:
+    case cudaErrorECCUncorrectable:
+      return true;
+    default:
+      return false;
+  }
+}
+
+std::string text_of(cudaError_t error) {
   switch (error) {
     case cudaErrorInsufficientDriver:
-      return "the CUDA driver is too old for the CUDA runtime that fastconv was built with";
+      return driver_text();
     case cudaErrorNoDevice:
-      return "there is no CUDA device";
+      return "expected a CUDA device, got none";
     case cudaErrorInvalidDevice:
-      return "there is no CUDA device of that number";
+      return device_text("another");
     case cudaErrorNoKernelImageForDevice:
     case cudaErrorUnsupportedPtxVersion:
     case cudaErrorInvalidDeviceFunction:
-      return "fastconv was built without kernels for this device's compute capability";
+      return image_text();
+    case cudaErrorMemoryAllocation:
+      return "expected memory enough on the CUDA device, got: out of memory";
     default:
-      return cudaGetErrorString(error);
+      break;
   }
+  const std::string text = cudaGetErrorString(error);
+  if (!is_of_earlier_work(error)) return text;
+  return "expected earlier work on the CUDA device to have succeeded, got: " + text;
+}
+
+const char* kept(const std::string& text) {
+  thread_local std::string last;
+  last = text;
+  return last.c_str();
 }
 
 }  // namespace
@@ -48,17 +110,28 @@ int set_device(int device) {
   return -static_cast<int>(error);
 }
 
+const char* error_text(int code) {
+  const std::string text = text_of(static_cast<cudaError_t>(code));
+  cudaGetLastError();
+  return kept(text);
+}
+
 const char* probe(int device) {
   int count = 0;
   cudaError_t error = cudaGetDeviceCount(&count);
-  if (error != cudaSuccess) return text_of(error);
-  if (device < 0 || device >= count) return text_of(cudaErrorInvalidDevice);
+  if (error != cudaSuccess) return error_text(error);
+  if (device < 0 || device >= count) return kept(device_text(std::to_string(device)));
   const int previous = set_device(device);
-  if (previous < 0) return text_of(static_cast<cudaError_t>(-previous));
+  if (previous < 0) return error_text(-previous);
+  // The image may be loaded here: on a thread that captures a graph that is no part of the graph.
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  cudaThreadExchangeStreamCaptureMode(&mode);
   cudaFuncAttributes attributes;
   error = cudaFuncGetAttributes(&attributes, info_image_kernel);
+  cudaThreadExchangeStreamCaptureMode(&mode);
+  const char* text = error == cudaSuccess ? nullptr : error_text(error);
   set_device(previous);
-  return error == cudaSuccess ? nullptr : text_of(error);
+  return text;
 }
 
 }  // namespace cuda

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/info.h"
+
 namespace fastconv {
 namespace cuda {
 
@@ -12,13 +14,12 @@ constexpr int64_t kMaxBlocks =
 constexpr size_t kPlainSharedBytes = 48 * 1024;  // more must be asked for, kernel by kernel
 
 // Queues `blocks` blocks of `threads` threads with `shared_bytes` of dynamic shared memory; a
-// kernel takes one struct. Returns null, or the text of the CUDA error. No blocks: nothing is
-// queued.
+// kernel takes one struct. Returns null, or the text of the error. No blocks: nothing is queued.
 template <class Parameters>
 const char* launch(void (*kernel)(const Parameters), int64_t blocks, int threads,
                    size_t shared_bytes, void* stream, const Parameters& parameters) {
   if (blocks <= 0) return nullptr;
-  if (blocks > kMaxBlocks) return cudaGetErrorString(cudaErrorInvalidConfiguration);
+  if (blocks > kMaxBlocks) return error_text(cudaErrorInvalidConfiguration);
   void* arguments[] = {const_cast<Parameters*>(&parameters)};
   cudaError_t error = cudaSuccess;
   if (shared_bytes > kPlainSharedBytes) {  // of the current device; it does not outlive a reset
@@ -30,9 +31,7 @@ const char* launch(void (*kernel)(const Parameters), int64_t blocks, int threads
                              dim3(static_cast<unsigned>(threads)), arguments, shared_bytes,
                              static_cast<cudaStream_t>(stream));
   }
-  if (error == cudaSuccess) return nullptr;
-  cudaGetLastError();  // takes the error off the thread, so that a later call does not find it
-  return cudaGetErrorString(error);
+  return error == cudaSuccess ? nullptr : error_text(error);
 }
 
 }  // namespace cuda
