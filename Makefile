@@ -4,11 +4,12 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: help build demo test bench lint cuda-report clean
+.PHONY: help build demo test test-simulated-isa bench lint cuda-report clean
 
 help:
 	@echo "make demo    train a small network with fastconv's and torch's layers, side by side"
 	@echo "make test    build and run every test"
+	@echo "make test-simulated-isa  every test on the AVX-512 kernels, on a machine with AVX2 alone"
 	@echo "make bench   compare with torch on this machine (BENCH_ARGS=--quick for a short run)"
 	@echo "make lint    every check of style, types and spelling"
 	@echo "make cuda-report  registers, spills, occupancy and instructions of every CUDA kernel; needs nvcc"
@@ -31,6 +32,19 @@ demo: build
 
 test: build
 	FASTCONV_REQUIRE_NATIVE=1 $(PY) -m pytest -n 2 $(TEST_ARGS)
+
+# The library with simulated instruction sets takes the place of the installed one, which stays as it is.
+SIMULATED := build/simulated-isa
+test-simulated-isa: build
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake -S . -B $(SIMULATED) -G Ninja -D CMAKE_BUILD_TYPE=Release \
+	  -D FASTCONV_SIMULATE_ISA=ON -D FASTCONV_CUDA=OFF -D SKBUILD_PROJECT_NAME=fastconv -D SKBUILD_PROJECT_VERSION=0 \
+	  -D SKBUILD_PROJECT_VERSION_FULL=0 -D Python_EXECUTABLE="$(CURDIR)/$(PY)" \
+	  -D pybind11_DIR="$$($(PY) -m pybind11 --cmakedir)"
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cmake --build $(SIMULATED) --target fastconv_kernels
+	for isa in avx512 avx512_bf16; do \
+	  LD_PRELOAD="$(CURDIR)/$(SIMULATED)/libfastconv_kernels.so" FASTCONV_ISA=$$isa FASTCONV_REQUIRE_NATIVE=1 \
+	    $(PY) -m pytest -n 2 -k "not cuda" $(TEST_ARGS) || exit; \
+	done
 
 bench: build
 	$(PY) -m bench $(BENCH_ARGS)

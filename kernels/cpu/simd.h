@@ -13,7 +13,10 @@
 #include <immintrin.h>
 #endif
 
-#if defined(__AVX512F__)
+// FASTCONV_SIMULATE_ISA (CMakeLists.txt) gives the size on the command line: then a register is
+// several of the machine's, and nothing but that differs from the real instruction set.
+#if defined(FASTCONV_VECTOR_BYTES)
+#elif defined(__AVX512F__)
 #define FASTCONV_VECTOR_BYTES 64
 #elif defined(__AVX2__)
 #define FASTCONV_VECTOR_BYTES 32
@@ -28,7 +31,7 @@ namespace fastconv::cpu::FASTCONV_ISA {
 #define FASTCONV_INLINE inline __attribute__((always_inline))
 
 constexpr int64_t kVectorBytes = FASTCONV_VECTOR_BYTES;
-#if defined(__AVX512F__) || defined(__aarch64__)
+#if FASTCONV_VECTOR_BYTES == 64 || defined(__aarch64__)
 constexpr int kVectorRegisters = 32;
 #else
 constexpr int kVectorRegisters = 16;
@@ -170,7 +173,7 @@ FASTCONV_INLINE Vec<float> widen(HalfRaw halves, Float16) {
 FASTCONV_INLINE HalfRaw narrow(Vec<float> v, Float16) {
   return (HalfRaw)_mm512_cvtps_ph(v.raw, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-#elif defined(__AVX2__)
+#elif defined(__AVX2__) && FASTCONV_VECTOR_BYTES == 32
 FASTCONV_INLINE Vec<float> widen(HalfRaw halves, Float16) {
   return {_mm256_cvtph_ps((__m128i)halves)};
 }
@@ -215,7 +218,7 @@ FASTCONV_INLINE HalfRaw narrow(Vec<float> v, Float16) {
 using BFloat16Pairs = Vec<uint32_t>;
 
 // dot_bf16 is one instruction; elsewhere it exists for correctness, and widening is faster.
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) || defined(FASTCONV_SIMULATE_BF16)
 constexpr bool kHasDotBFloat16 = true;
 #else
 constexpr bool kHasDotBFloat16 = false;
