@@ -14,6 +14,7 @@
 
 #include "kernels/cuda/conv2d_correlation.h"
 #include "kernels/cuda/conv2d_gather.cuh"
+#include "kernels/cuda/conv2d_pointwise.h"
 #include "kernels/cuda/conv2d_tile.cuh"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/numeric.cuh"
@@ -236,6 +237,12 @@ const char* correlate_tiled(const Correlation& correlation, void* stream) {
 const char* correlate(const Conv2dShape& shape, const Correlation& correlation, void* stream) {
   if (!tiles_fit(shape) || groups_are_small(shape))
     return correlate_direct(shape.dtype, correlation, stream);
+  Pointwise pointwise;
+  if (is_pointwise(shape.dtype, correlation, pointwise)) {
+    const char* error = nullptr;
+    if (correlate_pointwise_sm90(shape.dtype, pointwise, stream, error)) return error;
+    return correlate_pointwise(shape.dtype, pointwise, stream);
+  }
   return with_floating(shape.dtype, [&](auto tag) {
     return correlate_tiled<typename decltype(tag)::Type>(correlation, stream);
   });

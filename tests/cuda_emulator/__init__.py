@@ -10,7 +10,9 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -101,6 +103,7 @@ def library() -> ctypes.CDLL:
     loaded.emulator_set_capability.argtypes = (ctypes.c_int,)
     loaded.emulator_register.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     loaded.emulator_threads_run.restype = ctypes.c_uint64
+    loaded.emulator_last_kernel.restype = ctypes.c_size_t
     for name in (
         *("emulate_conv2d", "emulate_conv2d_input_grad", "emulate_conv2d_weight_grad"),
         *("emulate_max_pool2d", "emulate_max_pool2d_backward", "emulate_planted", "planted_name"),
@@ -129,6 +132,21 @@ def _located(text: str) -> str:
         return f"{name.partition('(')[0]} ({line})"
 
     return re.sub(r"@([0-9a-f]+)", locate, text)
+
+
+@contextmanager
+def capability(major_minor: int) -> Iterator[None]:
+    """Within it, the device is of this compute capability, such as 90."""
+    library().emulator_set_capability(major_minor)
+    try:
+        yield
+    finally:
+        library().emulator_set_capability(80)
+
+
+def last_kernel() -> str:
+    """The name, without template arguments, of the kernel of the last launch."""
+    return _located(f"@{library().emulator_last_kernel():x}").partition("<")[0].partition(" ")[0]
 
 
 def _bounds(array: np.ndarray) -> tuple[int, int]:

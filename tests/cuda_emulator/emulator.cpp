@@ -76,6 +76,7 @@ jmp_buf scheduler;
 const Launch* running = nullptr;
 int current = -1, threads = 0;
 uint64_t threads_run = 0;
+size_t last_kernel = 0;  // its place in the library
 std::string failure;
 
 [[noreturn]] void run_fiber() {
@@ -320,6 +321,7 @@ cudaError_t launch(const Launch& launch) {
     good = run_resident(together);
   }
   running = nullptr;
+  last_kernel = offset_in_library(reinterpret_cast<const void*>(launch.kernel));
   for (auto& other : blocks) {
     for (Fiber& fiber : other->fibers) {
       if (!good) fiber.fresh = true;  // what it was doing is abandoned
@@ -409,3 +411,4 @@ const void* collective_place() { return block->fibers[current].place; }
 }  // namespace emulator
 
 extern "C" uint64_t emulator_threads_run() { return emulator::threads_run; }
+extern "C" size_t emulator_last_kernel() { return emulator::last_kernel; }

@@ -26,5 +26,6 @@ void emulator_register(const void* begin, size_t bytes, int kind);  // what kern
 // kind 0 to read, 1 to write once, 2 to write at will
 void emulator_forget_all();
 void emulator_set_capability(int capability);  // 80, 90: of the device
-uint64_t emulator_threads_run();               // since the library was loaded
+size_t emulator_last_kernel();    // where the kernel of the last launch lies in the library
+uint64_t emulator_threads_run();  // since the library was loaded
 }

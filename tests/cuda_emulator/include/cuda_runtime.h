@@ -131,6 +131,15 @@ cudaError_t cudaLaunchCooperativeKernel(void (*kernel)(P...), dim3 grid, dim3 bl
   return emulator::launch(emulated_launch(kernel, grid, block, arguments, shared_bytes, true));
 }
 
+struct cudaFuncAttributes {
+  int maxThreadsPerBlock;
+};
+template <class... P>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, void (*)(P...)) {
+  attributes->maxThreadsPerBlock = 1024;
+  return cudaSuccess;
+}
+
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 template <class... P>
 cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cudaFuncAttribute, int value) {
