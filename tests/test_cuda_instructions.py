@@ -1,7 +1,7 @@
 """Law: the emulated device carries out every wrapped instruction as the PTX manual states it.
 
 What a kernel of tests/cuda_emulator/probe_*.cu leaves behind is compared with the manual's layout,
-written out here once more. Bugs planted in kernels must be caught, with kernel, thread and line.
+written out here once more.
 https://docs.nvidia.com/cuda/parallel-thread-execution/
 """
 
@@ -12,37 +12,13 @@ import cuda_emulator
 import ml_dtypes
 import numpy as np
 import pytest
-from cuda_emulator import EmulationError
+from cuda_emulator.probing import aligned, random_bytes, run, tiled_map
 
 pytestmark = pytest.mark.skipif(
     cuda_emulator.compiler() is None, reason="the emulator is compiled by GCC, which is not here"
 )
 
 SWIZZLES = {0: None, 1: 32, 2: 64, 3: 128}  # CUtensorMapSwizzle: bytes of its span
-
-
-def aligned(size, dtype=np.uint8, fill=0xFF):
-    """An array at an address that is a multiple of 128 bytes."""
-    room = np.full(size * np.dtype(dtype).itemsize + 128, fill, np.uint8)
-    start = -room.ctypes.data % 128
-    return room[start : start + size * np.dtype(dtype).itemsize].view(dtype)
-
-
-def random_bytes(size):
-    array = aligned(size)
-    array[:] = np.random.default_rng(size).integers(0, 256, size)
-    return array
-
-
-def run(name, source, target, numbers=(), tensor_map=None, read=(), write=()):
-    values = (ctypes.c_int64 * 12)(*numbers)
-    cuda_emulator.call(
-        "emulate_probe",
-        *(name.encode(), source, target, values, tensor_map),
-        read=(source, *read) if source is not None else read,
-        write=(target, *write) if target is not None else write,
-    )
-    return target
 
 
 @pytest.mark.parametrize("size", [4, 8, 16])
@@ -96,21 +72,6 @@ def box_of(tensor, at, box):
         if all(0 <= i < extent for i, extent in zip(place, tensor.shape, strict=True)):
             values[index], inside[index] = tensor[place], True
     return values, inside
-
-
-def tiled_map(tensor, box, swizzle):
-    """A map of a dense array of uint8, float16 or float32."""
-    rank = tensor.ndim
-    tensor_map = aligned(128)
-    dtype = cuda_emulator.DTYPES.index(tensor.dtype.name)
-    error = cuda_emulator.library().emulate_tiled_map(
-        *(ctypes.c_void_p(tensor_map.ctypes.data), dtype, ctypes.c_void_p(tensor.ctypes.data)),
-        *(rank, (ctypes.c_uint64 * rank)(*tensor.shape[::-1])),
-        (ctypes.c_uint64 * rank)(*tensor.strides[-2::-1]),
-        *((ctypes.c_uint32 * rank)(*box), swizzle),
-    )
-    assert error is None, error
-    return tensor_map
 
 
 # rank: extents of the array, box (innermost first), where the box starts
@@ -292,65 +253,82 @@ def test_registers_move_between_warpgroups():
     run("registers", None, aligned(384 * 4))
 
 
-NOT_WAITED = "that an asynchronous copy is writing: it was not waited for"
-PLANTED = {
-    "cp.async": None,
-    "cp.async: no wait": NOT_WAITED,
-    "cp.async: waits for too few": NOT_WAITED,
-    "cp.async: no barrier": "no thread of the block wrote|" + NOT_WAITED,
-    "cp.async: no commit": NOT_WAITED,
-    "cp.async: misaligned": "cp.async: access not aligned to its size",
-    "ring": None,
-    "ring: no wait for the phase": NOT_WAITED + "|no thread of the block wrote",
-    "ring: wrong parity": NOT_WAITED + "|no thread of the block wrote",
-    "ring: bytes that never come": "deadlock: .*mbarrier at byte 256 .* lacks 0 arrivals and 256 b",
-    "ring: too many arrivals": "mbarrier: more arrivals|mbarrier: two phases passed",
-    "ring: initialisation not fenced": "missing fence.mbarrier_init",
-    "ring: reused too early": "mbarrier: more arrivals",
-    "store": None,
-    "store: no proxy fence": "missing fence.proxy.async",
-    "store: no wait": "an asynchronous operation was not waited for, and reads it",
-    "swizzle": None,
-    "swizzle: wrong": "",
-    "swizzle: alignment": "not aligned to what the swizzle repeats after",
-    "wgmma": None,
-    "wgmma: no proxy fence": "missing fence.proxy.async",
-    "wgmma: no wait": "touches sums of wgmma before wgmma.wait_group",
-    "wgmma: no fence": "missing wgmma.fence",
-    "wgmma: wrong stride": "no thread of the block wrote",
-    "wgmma: behind the end": "out-of-bounds access to shared memory|no thread of the block wrote",
-    "wgmma: factor overwritten": "an asynchronous operation was not waited for, and reads it",
-    "wgmma: a warp misses": "not all threads of the warpgroup",
-    "named barrier": None,
-    "named barrier: missing": "race in shared memory|no thread of the block wrote",
-    "mbarrier not initialised": "used where none was initialised",
-}
+@pytest.mark.parametrize("transposed", [False, True])
+def test_ldmatrix(transposed):
+    source = random_bytes(512)
+    tiles = source.view(np.uint16).reshape(4, 8, 8)  # lane l's address: row l % 8 of tile l / 8
+    expected = np.zeros((32, 4, 2), np.uint16)
+    for lane, tile, half in np.ndindex(expected.shape):
+        row, column = lane // 4, lane % 4 * 2 + half
+        place = (column, row) if transposed else (row, column)
+        expected[lane, tile, half] = tiles[tile][place]
+    result = run("ldmatrix.trans" if transposed else "ldmatrix", source, aligned(512))
+    np.testing.assert_array_equal(result.view(np.uint16).reshape(expected.shape), expected)
 
 
-@pytest.mark.parametrize("name", PLANTED, ids=lambda name: name.replace(" ", "-"))
-def test_planted_bugs_are_caught(name):
-    source = aligned(16384)
-    source[:] = np.random.default_rng(0).integers(-3, 4, 8192).astype(np.float16).view(np.uint8)
-    tensor = source[:4096].view(np.float16).reshape(64, 32)
-    tensor_map = tiled_map(tensor, (32, 64), 2)
-    result = aligned(16384)
-    message = PLANTED[name]
-    if message:
-        with pytest.raises(EmulationError, match=message) as caught:
-            run(name, source, result, tensor_map=tensor_map)
-        assert "_kernel" in str(caught.value), "the message names the kernel"
-        assert "planted_asynchronous.cu:" in str(caught.value).rsplit("thread", 1)[1]
-        return
-    run(name, source, result, tensor_map=tensor_map)
-    words = source.view(np.uint32)
-    expected = {
-        "cp.async": words[63::-1].copy().view(np.uint8),
-        "ring": source[:512],
-        "store": source[:512],
-        "swizzle": source[:4096],
-        "named barrier": words[63::-1].copy().view(np.uint8),
-    }
-    key = name.partition(":")[0]
-    if key in expected:
-        same = np.array_equal(result[: expected[key].size], expected[key])
-        assert same == (message is None), "a wrong swizzle shows in the result"
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_mma(dtype):
+    random = np.random.default_rng(0)
+    a, b, c = (random.integers(-4, 5, size) for size in ((16, 16), (16, 8), (16, 8)))
+    source = aligned(32 * 40)
+    words = source.view(getattr(ml_dtypes, dtype, dtype)).reshape(32, 10, 2)
+    sums = source.view(np.float32).reshape(32, 10)
+    expected = np.zeros((32, 4), np.float32)
+    for lane in range(32):
+        group, pair = lane // 4, lane % 4
+        for i, half in np.ndindex(4, 2):
+            words[lane, i, half] = a[group + i % 2 * 8, pair * 2 + half + i // 2 * 8]
+        for i, half in np.ndindex(2, 2):
+            words[lane, 4 + i, half] = b[pair * 2 + half + i * 8, group]
+        for i in range(4):
+            place = group + i // 2 * 8, pair * 2 + i % 2
+            sums[lane, 6 + i], expected[lane, i] = c[place], (a @ b + c)[place]
+    result = run(f"mma {dtype}", source, aligned(128, np.float32)).reshape(32, 4)
+    np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("mask", [0xFFFFFFFF, 0x0FF01235])
+def test_votes_reductions_and_matches(mask):
+    source = aligned(32, np.int32)
+    source[:] = np.random.default_rng(mask).integers(-4, 5, 32)
+    result = run("votes", source, aligned(32 * 12, np.int32, fill=0), [mask]).reshape(32, 12)
+    lanes = [lane for lane in range(32) if mask >> lane & 1]
+    values, unsigned = source[lanes], source[lanes].view(np.uint32)
+    ballot = sum(1 << lane for lane in lanes if source[lane] > 0)
+    for lane in lanes:
+        match = sum(1 << other for other in lanes if source[other] == source[lane])
+        expected = [ballot, ballot != 0, ballot == mask, match]
+        expected += [values.sum(), values.min(), values.max(), unsigned.max(), unsigned.min()]
+        expected += [f.reduce(unsigned) for f in (np.bitwise_and, np.bitwise_or, np.bitwise_xor)]
+        assert [int(x) & 0xFFFFFFFF for x in result[lane]] == [
+            int(x) & 0xFFFFFFFF for x in expected
+        ]
+    outside = [lane for lane in range(32) if lane not in lanes]
+    assert not result[outside].any()
+
+
+def test_atomics_of_shared_and_global_memory():
+    source = aligned(64, np.int32)
+    source[:] = np.random.default_rng(0).integers(-99, 100, 64)
+    result = run("atomics", source, aligned(12, np.int32, fill=0), scratch=True)
+    for half in (result[:6], result[6:]):
+        sums = [source.sum(), max(source.max(), 0), min(source.min(), 0)]
+        assert half[:3].tolist() == sums
+        assert half[3:4].view(np.float32)[0] == source.sum()
+        assert half[4:].tolist() == [64, 7]
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 7])
+def test_barriers_of_the_grid(rounds):
+    source = aligned(320, np.int32)
+    source[:] = np.random.default_rng(0).integers(0, 999, 320)
+    target = aligned(1 + 3 * 320, np.int32, fill=0)
+    result = run("grid", source, target, [rounds], scratch=True)
+    assert result[0] == 5 * rounds
+    np.testing.assert_array_equal(result[641:], np.roll(source, -64 * rounds))
+
+
+def test_static_shared_memory_is_the_blocks_own():
+    target = aligned(1 + 96, np.int32, fill=0)
+    result = run("static shared memory of blocks at once", None, target, scratch=True)
+    np.testing.assert_array_equal(result[1:].reshape(3, 32), np.arange(96).reshape(3, 32)[:, ::-1])

@@ -158,16 +158,19 @@ def _bounds(array: np.ndarray) -> tuple[int, int]:
     return byte_bounds(array)
 
 
-def call(entry: str, *arguments: object, read: tuple = (), write: tuple = ()) -> None:
+def call(
+    entry: str, *arguments: object, read: tuple = (), write: tuple = (), scratch: tuple = ()
+) -> None:
     """Calls an entry; its kernels may touch nothing but the elements of the arrays named here.
 
-    Arrays among the arguments are passed as pointers to their first element, None as null.
+    Elements of `write` are written once, those of `scratch` as often as a kernel likes. Arrays
+    among the arguments are passed as pointers to their first element, None as null.
     """
     emulator = library()
-    for arrays, writable in ((read, 0), (write, 1)):
+    for kind, arrays in enumerate((read, write, scratch)):
         for array in arrays:
             begin, end = _bounds(array)
-            emulator.emulator_register(begin, end - begin, writable)
+            emulator.emulator_register(begin, end - begin, kind)
     pointers = [
         ctypes.c_void_p(argument.ctypes.data) if isinstance(argument, np.ndarray) else argument
         for argument in arguments

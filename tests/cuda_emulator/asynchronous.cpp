@@ -45,8 +45,6 @@ void arrive(Mbarrier& barrier, const void* place) {
 
 }  // namespace
 
-Asynchronous* new_asynchronous() { return new Asynchronous; }
-
 void begin_asynchronous() {
   Asynchronous& engines = asynchronous();
   engines = Asynchronous{};

@@ -29,6 +29,8 @@ void multiply_add(void* const (&lanes)[32], unsigned mask);
 constexpr unsigned kAllLanes = 0xffffffffu;
 
 void named_barrier(int id, int threads);
+void arrive_at_counter(unsigned* counter);
+void wait_for_counter(const unsigned* counter, unsigned least);
 
 void copy_async(void* shared, const void* global, int bytes, int source_bytes);
 void commit_copies();

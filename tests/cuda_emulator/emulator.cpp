@@ -3,16 +3,14 @@
 #include "emulator.h"
 
 #include <cuda_runtime.h>
-#include <setjmp.h>
 #include <sys/mman.h>
-#include <ucontext.h>
 
 #include <cstdio>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "device.h"
+#include "block.h"
 #include "memory.h"
 #include "scheduler.h"
 
@@ -21,60 +19,17 @@ dim3 blockDim, gridDim;
 
 namespace emulator {
 
+Block* block = nullptr;
+int current = -1, threads = 0;
+
 namespace {
 
 constexpr size_t kStackBytes = 64 * 1024;
 constexpr int kMaxThreads = 1024;
 constexpr int kMaxResident = 8192;  // threads of the blocks of a cooperative launch
-constexpr int kWarp = 32, kGroup = 128, kNamedBarriers = 16;
-
-enum class Wait { kNone, kBlock, kWarp, kGroup, kObject, kDone };
-
-struct Fiber {
-  ucontext_t start;
-  jmp_buf resume;
-  bool fresh = true;
-  Wait wait = Wait::kNone;
-  const void* place = nullptr;   // where it waits
-  const void* object = nullptr;  // on what
-  unsigned char* stack = nullptr;
-};
-
-template <int kThreads>
-struct Gathering {
-  void* operands[kThreads];
-  int arrived = 0;
-  const void* work = nullptr;
-};
-
-struct Warp : Gathering<kWarp> {
-  unsigned here = 0, mask = 0;
-  uint32_t syncs = 0;
-};
-
-struct Named {
-  std::vector<int> here;
-  int threads = 0;
-};
-
-struct Block {
-  std::vector<Fiber> fibers;
-  std::vector<Warp> warps;
-  std::vector<Gathering<kGroup>> groups;
-  Named named[kNamedBarriers];
-  SharedMemory memory;
-  Order order;
-  std::unique_ptr<Asynchronous, void (*)(Asynchronous*)> engines{nullptr, nullptr};
-  dim3 index;
-  int barrier_sum = 0, barrier_result = 0;
-  uint32_t syncs = 0;
-};
-
 std::vector<std::unique_ptr<Block>> blocks;
-Block* block = nullptr;
 jmp_buf scheduler;
 const Launch* running = nullptr;
-int current = -1, threads = 0;
 uint64_t threads_run = 0;
 size_t last_kernel = 0;  // its place in the library
 std::string failure;
@@ -112,13 +67,6 @@ void resume(int thread) {
   fiber.start.uc_link = nullptr;
   makecontext(&fiber.start, run_fiber, 0);
   setcontext(&fiber.start);
-}
-
-void wait_here(Wait wait, const void* place) {
-  Fiber& fiber = block->fibers[current];
-  fiber.wait = wait;
-  fiber.place = place;
-  if (_setjmp(fiber.resume) == 0) _longjmp(scheduler, 1);
 }
 
 std::string at(const void* place) {
@@ -172,9 +120,6 @@ void start_block(Block& fresh, dim3 index) {
   for (Named& named : fresh.named) named = Named{};
   for (int thread = 0; thread < threads; ++thread) fresh.fibers[thread].wait = Wait::kNone;
   fresh.order.begin(threads);
-  if (!fresh.engines) {
-    fresh.engines = {new_asynchronous(), [](Asynchronous*) {}};  // lives as long as the library
-  }
   begin_asynchronous();
 }
 
@@ -257,6 +202,13 @@ Block& resident(size_t i) {
 
 }  // namespace
 
+void wait_here(Wait wait, const void* place) {
+  Fiber& fiber = block->fibers[current];
+  fiber.wait = wait;
+  fiber.place = place;
+  if (_setjmp(fiber.resume) == 0) _longjmp(scheduler, 1);
+}
+
 Position position_of(int thread) {
   const Fiber& fiber = block->fibers[thread];
   return {thread,
@@ -275,7 +227,7 @@ bool is_running() { return running != nullptr; }
 int running_thread() { return current; }
 int thread_count() { return threads; }
 Order& running_order() { return block->order; }
-Asynchronous& asynchronous() { return *block->engines; }
+Asynchronous& asynchronous() { return block->engines; }
 int warp_thread(int lane) { return current / kWarp * kWarp + lane; }
 
 void fail(const char* what, const void* place) {
@@ -330,83 +282,6 @@ cudaError_t launch(const Launch& launch) {
   }
   return good ? cudaSuccess : cudaErrorLaunchFailure;
 }
-
-__attribute__((noinline)) void block_barrier() {
-  wait_here(Wait::kBlock, __builtin_return_address(0));
-}
-
-__attribute__((noinline)) int block_barrier_sum(int value) {
-  block->barrier_sum += value;
-  wait_here(Wait::kBlock, __builtin_return_address(0));
-  return block->barrier_result;
-}
-
-__attribute__((noinline)) void named_barrier(int id, int count) {
-  const void* place = __builtin_return_address(0);
-  if (id < 1 || id >= kNamedBarriers) fail("named barrier: expected a number from 1 to 15", place);
-  if (count % kWarp != 0 || count <= 0 || count > threads)
-    fail("named barrier: expected whole warps, and no more than the block has", place);
-  Named& named = block->named[id];
-  if (!named.here.empty() && named.threads != count)
-    fail("named barrier: threads expect different numbers of threads", place);
-  block->order.use();
-  named.threads = count;
-  named.here.push_back(current);
-  if (static_cast<int>(named.here.size()) < count) return wait_on(&named, place);
-  block->order.meet(named.here);
-  named.here.clear();
-  wake(&named);
-}
-
-__attribute__((noinline)) void collective(unsigned mask, Work work, void* operands,
-                                          bool orders_memory) {
-  const int lane = current % kWarp;
-  Warp& warp = block->warps[current / kWarp];
-  const void* place = __builtin_return_address(0);
-  if (!(mask >> lane & 1)) fail("collective: the calling lane is not in its mask", place);
-  if (warp.here != 0 && (warp.mask != mask || warp.work != reinterpret_cast<void*>(work))) {
-    fail("divergent collective: lanes of a warp wait for different ones", place);
-  }
-  warp.mask = mask, warp.work = reinterpret_cast<void*>(work);
-  warp.operands[lane] = operands;
-  warp.here |= 1u << lane;
-  if (warp.here != mask) {
-    wait_here(Wait::kWarp, place);
-    return;
-  }
-  block->fibers[current].place = place;
-  work(warp.operands, mask);
-  warp.here = 0;
-  const int first = current - lane;
-  std::vector<int> lanes;
-  for (int i = 0; i < kWarp; ++i) {
-    if (!(mask >> i & 1)) continue;
-    lanes.push_back(first + i);
-    if (i != lane) block->fibers[first + i].wait = Wait::kNone;
-  }
-  if (!orders_memory) return;
-  ++warp.syncs;
-  if (block->order.in_use()) block->order.meet(lanes);
-}
-
-__attribute__((noinline)) void warpgroup_collective(GroupWork work, void* operands,
-                                                    const void* place) {
-  Gathering<kGroup>& group = block->groups[current / kGroup];
-  if ((current / kGroup + 1) * kGroup > threads)
-    fail("warpgroup: expected four whole warps", place);
-  if (group.arrived != 0 && group.work != reinterpret_cast<void*>(work))
-    fail("divergent collective: threads of a warpgroup wait for different ones", place);
-  group.work = reinterpret_cast<void*>(work);
-  group.operands[current % kGroup] = operands;
-  if (++group.arrived < kGroup) return wait_here(Wait::kGroup, place);
-  work(group.operands, place);
-  group.arrived = 0;
-  for (int thread = current / kGroup * kGroup, i = 0; i < kGroup; ++i, ++thread) {
-    if (thread != current) block->fibers[thread].wait = Wait::kNone;
-  }
-}
-
-const void* collective_place() { return block->fibers[current].place; }
 
 }  // namespace emulator
 

@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <cstring>
 
+#include <cuda_runtime.h>
+
 #include "emulator.h"
 
 namespace emulator {
@@ -118,16 +120,17 @@ void check_after_reads(History& byte, const Position& now, const void* place) {
 }
 
 void check_histories(std::vector<History>& histories, size_t first, size_t bytes, bool writes,
-                     Proxy proxy, const Position& now, const void* place) {
+                     Proxy proxy, const Position& now, const void* place, bool atomic = false) {
   for (size_t i = first; i < first + bytes; ++i) {
     History& byte = history_of(histories, i);
     if (byte.in_flight)
       fail("touches shared memory that an asynchronous copy is writing: it was not waited for",
            place);
     if (byte.is_barrier) fail("touches an mbarrier as if it were data", place);
-    if (!writes && byte.write.agent < 0)
+    if ((!writes || atomic) && byte.write.agent < 0)
       fail("read of shared memory that no thread of the block wrote", place);
-    if (byte.write.agent >= 0 && !are_ordered(now, byte.write)) {
+    const bool both_atomic = atomic && byte.write.atomic;
+    if (byte.write.agent >= 0 && !both_atomic && !are_ordered(now, byte.write)) {
       fail(now.order->is_thread(byte.write.agent)
                ? "race in shared memory: no barrier since another thread's write"
                : "race in shared memory: the asynchronous copy's mbarrier was not waited for",
@@ -141,6 +144,7 @@ void check_histories(std::vector<History>& histories, size_t first, size_t bytes
     if (writes) {
       check_after_reads(byte, now, place);
       byte.write = access_of(now);
+      byte.write.atomic = atomic;
       byte.read = Access{}, byte.several_readers = false, byte.more_reads = -1;
       byte.by_engine = false;
     } else {
@@ -272,6 +276,29 @@ void check_access(const void* address, size_t bytes, bool writes, const void* pl
   }
   check_global(address, bytes, writes, place);
 }
+
+__attribute__((noinline)) void check_atomic(const void* address, size_t bytes) {
+  const void* place = __builtin_return_address(0);
+  const auto* from = static_cast<const unsigned char*>(address);
+  if (reinterpret_cast<uintptr_t>(address) % bytes != 0)
+    fail("access not aligned to its size", place);
+  if (is_shared(address)) {
+    return check_histories(active->dynamic_histories, dynamic_index(address, bytes, place), bytes,
+                           true, Proxy::kGeneric, position(), place, true);
+  }
+  if (static_range.holds(from, bytes)) {
+    return check_histories(active->static_histories, static_cast<size_t>(from - static_range.begin),
+                           bytes, true, Proxy::kGeneric, position(), place, true);
+  }
+  for (const Buffer& buffer : buffers) {
+    if (!buffer.range.holds(from, bytes)) continue;
+    if (buffer.kind == 0) fail("write to a read-only buffer", place);
+    return;  // by as many threads as may come
+  }
+  fail_outside(from, bytes, true, place);
+}
+
+void copy_raw(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
 
 void check_shared_read(const void* address, int bytes, int lane, const void* place) {
   Position now = position();

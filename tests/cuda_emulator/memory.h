@@ -28,6 +28,7 @@ int warp_thread(int lane);  // the thread of a lane of the running warp
 struct Access {
   int16_t agent = -1;
   uint32_t block_syncs = 0, warp_syncs = 0, moment = 0;
+  bool atomic = false;
 };
 
 // The last accesses to one byte; those of earlier blocks count as none.

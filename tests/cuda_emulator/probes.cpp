@@ -5,12 +5,12 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/tensor_map.h"
 
-extern const NamedProbe kCopyProbes[], kProductProbes[], kPlantedAsynchronous[];
+extern const NamedProbe kCopyProbes[], kProductProbes[], kPlantedAsynchronous[], kWarpProbes[];
 
 namespace {
 
 const NamedProbe* find(const char* name) {
-  for (const NamedProbe* probe : {kCopyProbes, kProductProbes, kPlantedAsynchronous}) {
+  for (const NamedProbe* probe : {kCopyProbes, kProductProbes, kPlantedAsynchronous, kWarpProbes}) {
     for (; probe->name != nullptr; ++probe) {
       if (std::strcmp(probe->name, name) == 0) return probe;
     }
@@ -31,7 +31,10 @@ const char* emulate_probe(const char* name, const void* from, void* to, const in
   probe.to = static_cast<unsigned char*>(to);
   if (numbers != nullptr) std::memcpy(probe.numbers, numbers, sizeof(probe.numbers));
   if (map != nullptr) std::memcpy(&probe.map, map, sizeof(probe.map));
-  return fastconv::cuda::launch(found->kernel, 1, found->threads, 64 * 1024, nullptr, probe);
+  constexpr size_t kSharedBytes = 64 * 1024;
+  const auto start =
+      found->together ? fastconv::cuda::launch_together<Probe> : fastconv::cuda::launch<Probe>;
+  return start(found->kernel, found->blocks, found->threads, kSharedBytes, nullptr, probe);
 }
 
 const char* emulate_tiled_map(CUtensorMap* map, int dtype, void* data, int rank,

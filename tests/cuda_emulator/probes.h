@@ -16,4 +16,6 @@ struct NamedProbe {
   const char* name;
   void (*kernel)(const Probe);
   int threads;
+  int blocks = 1;
+  bool together = false;  // all blocks run at once
 };

@@ -25,7 +25,6 @@ bool step_asynchronous();  // carries out one operation in flight; false: there 
 std::string unfinished_asynchronous(int& thread, const void*& place);
 std::string describe_object(const void* object);  // what a thread waits on
 struct Asynchronous;
-Asynchronous* new_asynchronous();
 Asynchronous& asynchronous();  // of the running block
 
 }  // namespace emulator

@@ -95,6 +95,10 @@ int block_barrier_sum(int value);
 using Work = void (*)(void* const (&lanes)[32], unsigned mask);
 void collective(unsigned mask, Work work, void* operands, bool orders_memory);
 
+// Access of an atomic instruction; with_old(old, place) gives what is stored.
+void check_atomic(const void* address, size_t bytes);
+void copy_raw(void* to, const void* from, size_t bytes);
+
 template <class T>
 struct Shuffle {
   T value, result;
@@ -198,4 +202,105 @@ unsigned __ballot_sync(unsigned mask, int predicate);
 inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
 inline int __all_sync(unsigned mask, int predicate) {
   return __ballot_sync(mask, predicate) == mask;
+}
+
+// Every lane that `mask` names must call; each gets its result.
+template <class T>
+struct EmulatedReduction {
+  T value, result;
+  T (*combine)(T, T);
+};
+template <class T>
+__attribute__((no_sanitize("kernel-address"))) void emulated_combine(void* const (&lanes)[32],
+                                                                     unsigned active) {
+  bool first = true;
+  T all{};
+  for (int lane = 0; lane < 32; ++lane) {
+    if (!(active >> lane & 1)) continue;
+    const auto* mine = static_cast<EmulatedReduction<T>*>(lanes[lane]);
+    all = first ? mine->value : mine->combine(all, mine->value);
+    first = false;
+  }
+  for (int lane = 0; lane < 32; ++lane) {
+    if (active >> lane & 1) static_cast<EmulatedReduction<T>*>(lanes[lane])->result = all;
+  }
+}
+template <class T>
+inline __attribute__((always_inline)) T emulated_reduce(unsigned mask, T value,
+                                                        T (*combine)(T, T)) {
+  EmulatedReduction<T> operands{value, value, combine};
+  emulator::collective(mask, emulated_combine<T>, &operands, false);
+  return operands.result;
+}
+#define EMULATED_REDUCTION(name, T, expression)                                            \
+  inline __attribute__((always_inline)) T __reduce_##name##_sync(unsigned mask, T value) { \
+    return emulated_reduce<T>(mask, value, [](T a, T b) -> T { return expression; });      \
+  }
+EMULATED_REDUCTION(add, unsigned, a + b)
+EMULATED_REDUCTION(add, int, a + b)
+EMULATED_REDUCTION(min, unsigned, a < b ? a : b)
+EMULATED_REDUCTION(min, int, a < b ? a : b)
+EMULATED_REDUCTION(max, unsigned, a < b ? b : a)
+EMULATED_REDUCTION(max, int, a < b ? b : a)
+EMULATED_REDUCTION(and, unsigned, a& b)
+EMULATED_REDUCTION(or, unsigned, a | b)
+EMULATED_REDUCTION(xor, unsigned, a ^ b)
+#undef EMULATED_REDUCTION
+
+// The lanes whose value is the caller's.
+template <class T>
+struct EmulatedMatch {
+  T value;
+  unsigned result;
+};
+template <class T>
+__attribute__((no_sanitize("kernel-address"))) void emulated_matches(void* const (&lanes)[32],
+                                                                     unsigned active) {
+  for (int lane = 0; lane < 32; ++lane) {
+    if (!(active >> lane & 1)) continue;
+    auto* mine = static_cast<EmulatedMatch<T>*>(lanes[lane]);
+    mine->result = 0;
+    for (int other = 0; other < 32; ++other) {
+      if (active >> other & 1 && static_cast<EmulatedMatch<T>*>(lanes[other])->value == mine->value)
+        mine->result |= 1u << other;
+    }
+  }
+}
+template <class T>
+inline __attribute__((always_inline)) unsigned __match_any_sync(unsigned mask, T value) {
+  EmulatedMatch<T> operands{value, 0};
+  emulator::collective(mask, emulated_matches<T>, &operands, false);
+  return operands.result;
+}
+
+// Atomics: they return what was there before. No race among themselves.
+template <class T, class Change>
+inline __attribute__((always_inline)) T emulated_atomic(T* address, const Change& change) {
+  emulator::check_atomic(address, sizeof(T));
+  T before;
+  emulator::copy_raw(&before, address, sizeof(T));
+  const T after = change(before);
+  emulator::copy_raw(address, &after, sizeof(T));
+  return before;
+}
+template <class T>
+inline __attribute__((always_inline)) T atomicAdd(T* address, T value) {
+  return emulated_atomic(address, [=](T before) -> T { return before + value; });
+}
+template <class T>
+inline __attribute__((always_inline)) T atomicMax(T* address, T value) {
+  return emulated_atomic(address, [=](T before) -> T { return before < value ? value : before; });
+}
+template <class T>
+inline __attribute__((always_inline)) T atomicMin(T* address, T value) {
+  return emulated_atomic(address, [=](T before) -> T { return value < before ? value : before; });
+}
+template <class T>
+inline __attribute__((always_inline)) T atomicExch(T* address, T value) {
+  return emulated_atomic(address, [=](T) -> T { return value; });
+}
+template <class T>
+inline __attribute__((always_inline)) T atomicCAS(T* address, T expected, T value) {
+  return emulated_atomic(address,
+                         [=](T before) -> T { return before == expected ? value : before; });
 }
