@@ -85,3 +85,22 @@ def test_planted_bugs_of_atomics_and_grids_are_caught():
     target = aligned(1 + 3 * 320, np.int32, fill=0)
     with pytest.raises(EmulationError, match="deadlock: threads wait for others"):
         run("grid: blocks one after the other", source, target, [1], scratch=True)
+
+
+MAP_FAULTS = {
+    "data not a multiple of 16 bytes": {"moved": 8},
+    "lines not a multiple of 16 bytes apart": {"extents": (8, 12)},
+    "box of no elements": {"box": (0, 8)},
+    "box of more than 256": {"box": (8, 257)},
+    "line of the box not a multiple of 16 bytes": {"box": (4, 8)},
+    "line of the box longer than the swizzle": {"box": (32, 8), "swizzle": 1},
+}
+
+
+@pytest.mark.parametrize("fault", MAP_FAULTS, ids=lambda name: name.replace(" ", "-"))
+def test_tensor_maps_that_the_driver_refuses(fault):
+    how = {"moved": 0, "extents": (8, 32), "box": (8, 8), "swizzle": 0, **MAP_FAULTS[fault]}
+    room = aligned(4096)[how["moved"] :][: 2 * int(np.prod(how["extents"]))]
+    tensor = room.view(np.float16).reshape(how["extents"])
+    with pytest.raises(AssertionError, match="the CUDA driver refused a tensor map"):
+        tiled_map(tensor, how["box"], how["swizzle"])
