@@ -1,7 +1,8 @@
 """Who computes: ``fastconv.backend(name)`` for the whole process.
 
-* native: the compiled kernels.
-* numba: compiled Python loops.
+* native: the compiled kernels. Where they lack a CUDA device (a build without CUDA, or none for
+  its compute capability) torch's own functions serve torch tensors, Numba the ops and arrays.
+* numba: compiled Python loops, on CUDA devices by Numba's CUDA target.
 * numpy: the reference.
 * torch: torch's own functions.
 
@@ -11,6 +12,7 @@ over the compiled ones, so that eager calls, compiled graphs and autograd obey i
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 import threading
@@ -18,7 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from fastconv import _native
-from fastconv._torch_private import HAS_TORCH, KernelTable
+from fastconv._torch_private import HAS_TORCH, KernelTable, constant_when_traced, torch
 
 NAMES = ("native", "numba", "numpy", "torch")
 
@@ -91,28 +93,40 @@ def use(name: str) -> None:
         if _table is not None:
             _table.close()
             _table = None
-        if HAS_TORCH and not (name == "native" and _native.torch_is_loaded):
+        if HAS_TORCH:
             _table = _python_kernels(name)
         current = name
         array_core = _native.core if name == "native" else None
 
 
-def serves_cuda() -> bool:
-    """Whether calls on CUDA tensors end in fastconv: its kernels, or the error of having none."""
-    if current == "native" and _native.core is not None:
-        return bool(_native.core.cuda_archs()) and _native.core.cuda_device_count() > 0
-    return True
+@constant_when_traced
+def serves_cuda(device: int) -> bool:
+    """Whether the backend in use has kernels for that CUDA device, on which something lies."""
+    return current != "native" or _obstacle(device) is None
 
 
-def _python_kernels(name: str) -> KernelTable:
+@functools.cache
+def _obstacle(device: int) -> str | None:
+    text: str | None = _native.core.cuda_obstacle(device) if _native.core is not None else None
+    return text
+
+
+def _python_kernels(name: str) -> KernelTable | None:
+    """The kernels that hide compiled ones; None where all of those serve."""
     from fastconv.ops._define import OPS
     from fastconv.ops._kernels import make_kernel
 
-    if name == "native":  # there is _core, but no _torch
+    devices = ["CPU", "CUDA"]
+    if name == "native":
+        if _native.torch_is_loaded:
+            core = _native.core
+            if core is None or core.cuda_archs() or torch.version.cuda is None:
+                return None
+            devices = ["CUDA"]
         name = fallback()
     table = KernelTable("fastconv")
     for op in OPS.values():
-        for device in ("CPU", "CUDA"):
+        for device in devices:
             table.register(op.name, make_kernel(op, name, device), device)
     return table
 

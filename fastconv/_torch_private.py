@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch as torch
@@ -26,6 +26,9 @@ else:
             import torch
             import torch.autograd.forward_ad as forward_ad
     HAS_TORCH = torch is not None
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def _never() -> bool:
@@ -79,6 +82,13 @@ def without_autocast(device_type: str) -> Iterator[None]:
     key = getattr(torch._C.DispatchKey, f"Autocast{device_type}")
     with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
         yield
+
+
+def constant_when_traced(function: Function) -> Function:
+    """``torch.compiler.assume_constant_result`` without its import of the compiler: torch.compile
+    asks the function once, while it traces, and looks at nothing inside of it."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def new_library(namespace: str, kind: str) -> Any:

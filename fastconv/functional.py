@@ -52,7 +52,9 @@ elif not TYPE_CHECKING:
 def _has_kernels(tensor: Tensor) -> bool:
     """Whether some device other than the CPU is served."""
     device = tensor.device.type
-    return device in ("cpu", "meta") or (device == "cuda" and _backend.serves_cuda())
+    if device == "cuda":
+        return _backend.serves_cuda(tensor.device.index)
+    return device in ("cpu", "meta")
 
 
 def conv2d(
@@ -119,7 +121,7 @@ def conv2d(
     _arrays.expect_array("conv2d", "input", input)
     _arrays.expect_array("conv2d", "weight", weight)
     geometry = conv2d_geometry("conv2d", weight.shape, stride, padding, dilation, groups)
-    if core is not None:
+    if core is not None and _arrays.core_serves(input):
         return core.conv2d(input, weight, bias, *geometry)
     return _arrays.call("conv2d", input, weight, bias, *geometry)
 
@@ -197,7 +199,7 @@ def max_pool2d(
             return _max_pool2d_with_indices(input, *window)[0]
         return _max_pool2d(input, *window)
     core = _backend.array_core
-    if core is not None:
+    if core is not None and (type(input) is ndarray or _arrays.core_serves(input)):
         step = () if stride is None else stride
         return core.max_pool2d(input, kernel_size, step, padding, dilation, ceil_mode)
     _arrays.expect_array("max_pool2d", "input", input)
@@ -250,7 +252,7 @@ def max_pool2d_with_indices(
         window = max_pool2d_window(name, kernel_size, stride, padding, dilation, ceil_mode)
         return _max_pool2d_with_indices(input, *window)
     core = _backend.array_core
-    if core is not None:
+    if core is not None and (type(input) is ndarray or _arrays.core_serves(input)):
         step = () if stride is None else stride
         return core.max_pool2d_with_indices(input, kernel_size, step, padding, dilation, ceil_mode)
     _arrays.expect_array(name, "input", input)

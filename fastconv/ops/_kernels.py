@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fastconv._torch_private import torch
-from fastconv.ops._check import Output
+from fastconv.ops._check import Output, dtype_name, expect
 from fastconv.ops._define import Op, allocate
 from fastconv.ops._layout import empty
+from fastconv.reference._numba_cuda import Queue, obstacle
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,12 +41,75 @@ def make_kernel(op: Op, backend: str, device: str) -> Callable[..., Any]:
         arrays = reference(op, backend)(*(_to_numpy(value) for value in arguments))
         return _into(results, arrays)
 
+    def by_numba_cuda(*arguments: Any) -> Any:
+        expect_one_device(op, arguments)
+        results = allocate(op, *arguments)
+        first = arguments[0]
+
+        def zeros(shape: tuple[int, ...]) -> Tensor:
+            return torch.zeros(shape, dtype=torch.float64, device=first.device)
+
+        run_numba_cuda(
+            op,
+            Queue(*_current_stream(first.device), zeros),
+            dtype_name(first),
+            tuple(map(_bits, results if isinstance(results, tuple) else (results,))),
+            tuple(map(_bits, arguments)),
+        )
+        return results
+
     def refuse(*arguments: Any) -> Any:
         raise RuntimeError(f"{op.name}: expected CPU tensors with the {backend} backend, got CUDA")
 
     if backend == "torch":
         return by_torch
-    return by_reference if device == "CPU" else refuse
+    if device == "CPU":
+        return by_reference
+    return by_numba_cuda if backend == "numba" else refuse
+
+
+def expect_one_device(op: Op, arguments: tuple[Any, ...]) -> None:
+    """Raises RuntimeError unless all tensors lie on the device of the first."""
+    first, *others = (value for value in arguments[: op.tensors] if value is not None)
+    for other in others:
+        law = f"all tensors on the device of the first, {first.device}"
+        expect(other.device == first.device, op.name, law, other.device)
+
+
+def run_numba_cuda(
+    op: Op, queue: Queue, dtype: str, results: tuple[Any, ...], arguments: tuple[Any, ...]
+) -> None:
+    """Queues the Numba-CUDA twin of the reference: arrays with half types as int16."""
+    if reason := obstacle():
+        law = "a CUDA device that fastconv's kernels or Numba's can run on"
+        raise RuntimeError(f"{op.name}: expected {law}, got: {reason}")
+    getattr(_cuda_module(op), op.name)(queue, dtype, results, *arguments)
+
+
+def _cuda_module(op: Op) -> Any:
+    """Where the op's Numba-CUDA kernels are; not every family has them."""
+    name = f"fastconv.reference.{op.family}_cuda"
+    module = importlib.import_module(name) if importlib.util.find_spec(name) else None
+    if module is None or not hasattr(module, op.name):
+        law = "a CUDA device that fastconv's kernels can run on"
+        raise RuntimeError(f"{op.name}: expected {law}, got another, for which Numba has no kernel")
+    return module
+
+
+def _current_stream(device: Any) -> tuple[int, int]:
+    """The device's number and the stream on which torch's next work on it is queued."""
+    if device.type == "cpu":  # Numba's simulator
+        return 0, 0
+    return device.index, torch.cuda.current_stream(device).cuda_stream
+
+
+def _bits(value: Any) -> Any:
+    """What Numba can look at: no graph, half types as their bits."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    value = value.detach()
+    value = value.view(torch.int16) if value.dtype in (torch.bfloat16, torch.float16) else value
+    return value.numpy() if value.is_cpu else value
 
 
 def _to_numpy(value: Any) -> Any:
