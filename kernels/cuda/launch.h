@@ -13,13 +13,7 @@ constexpr int64_t kMaxBlocks =
     (int64_t{1} << 31) - 1;  // of a one-dimensional grid, CUDA programming guide, table 30
 constexpr size_t kPlainSharedBytes = 48 * 1024;  // more must be asked for, kernel by kernel
 
-// Null, or the text of the error.
-inline const char* text_of_launch(cudaError_t error) {
-  if (error == cudaSuccess) return nullptr;
-  cudaGetLastError();  // takes the error off the thread, so that a later call does not find it
-  return cudaGetErrorString(error);
-}
-
+// For the current device; it does not outlive a reset of it.
 template <class Parameters>
 cudaError_t allow_shared_bytes(void (*kernel)(const Parameters), size_t bytes) {
   if (bytes <= kPlainSharedBytes) return cudaSuccess;
@@ -28,13 +22,12 @@ cudaError_t allow_shared_bytes(void (*kernel)(const Parameters), size_t bytes) {
 }
 
 // Queues `blocks` blocks of `threads` threads with `shared_bytes` of dynamic shared memory; a
-// kernel takes one struct. Returns null, or the text of the CUDA error. No blocks: nothing is
-// queued.
+// kernel takes one struct. Returns null, or the text of the error. No blocks: nothing is queued.
 template <class Parameters>
 const char* launch(void (*kernel)(const Parameters), int64_t blocks, int threads,
                    size_t shared_bytes, void* stream, const Parameters& parameters) {
   if (blocks <= 0) return nullptr;
-  if (blocks > kMaxBlocks) return cudaGetErrorString(cudaErrorInvalidConfiguration);
+  if (blocks > kMaxBlocks) return error_text(cudaErrorInvalidConfiguration);
   void* arguments[] = {const_cast<Parameters*>(&parameters)};
   cudaError_t error = allow_shared_bytes(kernel, shared_bytes);
   if (error == cudaSuccess) {
@@ -42,7 +35,7 @@ const char* launch(void (*kernel)(const Parameters), int64_t blocks, int threads
                              dim3(static_cast<unsigned>(threads)), arguments, shared_bytes,
                              static_cast<cudaStream_t>(stream));
   }
-  return text_of_launch(error);
+  return error == cudaSuccess ? nullptr : error_text(error);
 }
 
 // The same, and all blocks run at once, so that they may wait for each other (device_grid.cuh). The
@@ -51,7 +44,7 @@ template <class Parameters>
 const char* launch_together(void (*kernel)(const Parameters), int64_t blocks, int threads,
                             size_t shared_bytes, void* stream, const Parameters& parameters) {
   if (blocks <= 0) return nullptr;
-  if (blocks > kMaxBlocks) return cudaGetErrorString(cudaErrorInvalidConfiguration);
+  if (blocks > kMaxBlocks) return error_text(cudaErrorInvalidConfiguration);
   void* arguments[] = {const_cast<Parameters*>(&parameters)};
   cudaError_t error = allow_shared_bytes(kernel, shared_bytes);
   if (error == cudaSuccess) {
@@ -59,7 +52,7 @@ const char* launch_together(void (*kernel)(const Parameters), int64_t blocks, in
                                         dim3(static_cast<unsigned>(threads)), arguments,
                                         shared_bytes, static_cast<cudaStream_t>(stream));
   }
-  return text_of_launch(error);
+  return error == cudaSuccess ? nullptr : error_text(error);
 }
 
 }  // namespace cuda
