@@ -4,7 +4,7 @@
 // conv2d_pointwise_sm90_kernel: as many blocks as multiprocessors, each walks over tiles of 128
 // pixels x kColumns columns. Three warpgroups: one thread of the first queues tensor copies into a
 // ring of stages of 64 terms, ahead of the other two, which multiply 64 pixels each. Two mbarriers
-// per stage go round: `full`, when its bytes have come; `empty`, when both have multiplied. The
+// per stage go round: `full`, when its bytes have come; `empty`, when every warp has multiplied. The
 // results go through shared memory to a tensor copy, which the next tile's products overlap.
 // What lies outside of the tensors arrives as zeros, and is not stored.
 // Cost: 2 * pixels * columns * channels FLOP, rounded up to whole tiles; per 64 terms a block loads
@@ -122,7 +122,7 @@ __device__ __forceinline__ void consume(const Sm90Pointwise& tiled,
   using T = typename TileType::Element;
   constexpr int kProductTerms = 16;
   constexpr uint32_t kStride = 8 * kLine * 2;  // bytes from eight lines to the next
-  const bool first_thread = threadIdx.x % kGroupThreads == 0;
+  const bool first_thread = threadIdx.x % kGroupThreads == 0, first_lane = threadIdx.x % 32 == 0;
   RingPlace<TileType::kStages> ring, behind;
   for (int64_t tile = blockIdx.x; tile < tiled.tiles; tile += gridDim.x) {
     const TilePlace place(tiled, tile, TileType::kColumns);
@@ -146,11 +146,11 @@ __device__ __forceinline__ void consume(const Sm90Pointwise& tiled,
       ring.advance();
       if (stage == 0) continue;
       wait_products<1>();
-      if (first_thread) arrive(&shared.empty[behind.stage]);
+      if (first_lane) arrive(&shared.empty[behind.stage]);
       behind.advance();
     }
     wait_products<0>(sums);
-    if (first_thread) arrive(&shared.empty[behind.stage]);
+    if (first_lane) arrive(&shared.empty[behind.stage]);
     behind.advance();
 
     // Out, when the last tile has left shared memory
@@ -177,7 +177,7 @@ __device__ __forceinline__ void run(const Sm90Pointwise& tiled) {
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < TileType::kStages; ++stage) {
       initialise_barrier(&shared.full[stage], 1);
-      initialise_barrier(&shared.empty[stage], kConsumers);
+      initialise_barrier(&shared.empty[stage], kConsumers * kGroupThreads / 32);
     }
     fence_barrier_initialisation();
   }

@@ -66,7 +66,7 @@ struct Asynchronous {
   std::vector<std::deque<CopyGroup>> copies;  // committed
   std::map<int, Stores> stores;               // by thread
   std::map<int, Products> products;           // by thread
-  std::map<int, int> product_engines;         // by warpgroup
+  std::map<int, int> product_engines;         // by warp
   std::map<int, uint32_t> register_fences;    // by thread
   std::map<int, int> registers;               // by warp, once setmaxnreg said so
 };

@@ -46,16 +46,17 @@ size_t offset_of(const Descriptor& of, bool transposed, int unit, int other) {
 }
 
 struct Reader {
-  int first_thread;  // of the warpgroup
-  int engine;
+  int first_thread;     // of the warpgroup
+  int engines[kWarps];  // a warp's products end when that warp waits for them, no other's
   uint32_t group;
   const void* place;
 
   void read(size_t offset, int first_warp, int warps, uint16_t (&to)[8]) const {
     const unsigned char* from = shared_memory() + offset;
-    for (int warp = first_warp; warp < first_warp + warps; ++warp)
+    for (int warp = first_warp; warp < first_warp + warps; ++warp) {
       check_engine_read(from, 16, first_thread + warp * 32, place);
-    note_engine_read(from, 16, engine, group);
+      note_engine_read(from, 16, engines[warp], group);
+    }
     std::memcpy(to, from, 16);
   }
 
@@ -117,9 +118,12 @@ void multiply(void* const (&threads)[128], const void* place) {
   const auto& first = *static_cast<const GroupProduct*>(threads[0]);
   Asynchronous& engines = asynchronous();
   const int first_thread = running_thread() / 128 * 128;
-  int& engine = engines.product_engines.try_emplace(first_thread / 128, -1).first->second;
-  if (engine < 0) engine = new_engine(place);
-  const Reader reader{first_thread, engine, engines.products[first_thread].committed + 1, place};
+  Reader reader{first_thread, {}, engines.products[first_thread].committed + 1, place};
+  for (int warp = 0; warp < kWarps; ++warp) {
+    int& engine = engines.product_engines.try_emplace(first_thread / 32 + warp, -1).first->second;
+    if (engine < 0) engine = new_engine(place);
+    reader.engines[warp] = engine;
+  }
   std::vector<uint16_t> a_bits, b_bits;
   if (first.a_in_registers) {
     gather_registers(threads, a_bits);
@@ -139,7 +143,7 @@ void multiply(void* const (&threads)[128], const void* place) {
       mine.sums[i] = sum;
     }
     Products& products = engines.products[first_thread + thread];
-    products.engine = engine;
+    products.engine = reader.engines[thread / 32];
     products.open = true;
     products.place = place;
     mine.state->group = products.committed + 1;
