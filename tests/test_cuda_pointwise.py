@@ -50,7 +50,7 @@ def test_product(case, dtype, capability):
 @each_dtype
 def test_wide_tiles(dtype, capability):
     """Enough pixels for the tiles that large problems get; a block walks over several."""
-    case = case_of("wide", (1, 130, 130), 8, 136 if capability == 80 else 264)
+    case = case_of("wide", (1, 92, 92), 8, 136 if capability == 80 else 264)
     with cuda_emulator.capability(capability):
         Conv2dProblem(case, dtype).check_forward("NHWC", "NHWC")
     assert cuda_emulator.last_kernel() == KERNELS[capability]

@@ -2,7 +2,10 @@
 //
 //   sum[(n,i,j), column] = sum over (a,b,c) of source[n, c, h, w] * weight(column, c, r, s)
 //
-// Letters: kernels/cuda/conv2d_correlation.h, where also the two passes become one correlation.
+// Letters: kernels/cuda/conv2d_correlation.h, where also the two passes become one correlation. Here
+// is chosen who computes it: few channels per group, or extents beyond 32 bits, conv2d_direct.cu;
+// one tap on 16-bit pixels with their channels inside, a plain product, conv2d_pointwise*.cu; else
+// the kernel below.
 //
 // conv2d_correlation_tiled_kernel: one block = a tile of kRows spots (n,i,j) of one phase x
 // kColumns columns of one group. Nothing is materialised: the threads gather the next stage of both

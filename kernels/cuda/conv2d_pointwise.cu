@@ -189,8 +189,8 @@ __global__ void __launch_bounds__(TileType::kThreads)
     fragments.multiply(shared.stages[stage % TileType::kStages]);
   }
 
-  // Through shared memory, so that neighbouring threads write neighbouring bytes
-  wait_copies<0>();
+  // Through shared memory, so that neighbouring threads write neighbouring bytes. No copy is on its
+  // way: all stages were waited for
   __syncthreads();
   fragments.store(shared.output, of, first_column);
   __syncthreads();

@@ -10,7 +10,9 @@ enum class Major { kTerms = 0, kRows = 1 };
 template <int kColumns>
 class WarpgroupSums {
  public:
-  WarpgroupSums() = default;
+  WarpgroupSums() {  // what nobody set shows in the result
+    for (float& value : values) value = __builtin_nanf("");
+  }
   WarpgroupSums(const WarpgroupSums&) = delete;
   EMULATED_INLINE float& operator[](int i) {
     emulator::touch_sums(state);
