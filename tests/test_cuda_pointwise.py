@@ -70,6 +70,15 @@ def test_every_case_of_one_tap(case, dtype, layout, capability):
         Conv2dProblem(case, dtype).check_all(layout, layout)
 
 
+@each_capability
+def test_the_laws_of_conv2d_meet_this_kernel(capability):
+    """They run on a GPU, too, where there is one."""
+    case = next(c for c in conv2d_reference.CASES if "whole vectors" in c.name)
+    with cuda_emulator.capability(capability):
+        Conv2dProblem(case, "bfloat16").check_forward("NHWC", "NHWC")
+    assert cuda_emulator.last_kernel() == KERNELS[capability]
+
+
 def check_views(problem, input, weight, output):
     shape = ctypes.byref(problem.shape(input, weight, output))
     read, write = (input, weight, problem.bias), (output,)

@@ -350,6 +350,7 @@ CASES: tuple[Conv2dCase, ...] = (
     Conv2dCase("no bias", (2, 3, 6, 7), (4, 3, 3, 3), bias=False, padding=1),
     Conv2dCase("same size 3x3", (2, 16, 14, 14), (32, 16, 3, 3), padding=1),
     Conv2dCase("pointwise is a matrix product", (3, 33, 5, 7), (17, 33, 1, 1)),
+    Conv2dCase("pointwise of whole vectors of channels", (2, 16, 3, 5), (24, 16, 1, 1)),
     Conv2dCase("pointwise with stride skips pixels", (2, 8, 9, 8), (12, 8, 1, 1), stride=2),
     Conv2dCase("pointwise in padding sees bias alone", (1, 2, 3, 3), (3, 2, 1, 1), padding=1),
     Conv2dCase("stem 7x7 of three channels", (1, 3, 33, 30), (16, 3, 7, 7), stride=2, padding=3),
