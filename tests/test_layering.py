@@ -128,11 +128,14 @@ def test_launches_name_the_callers_stream(path):
 
 
 @pytest.mark.parametrize("path", sources("kernels", "*.cu", "*.cuh"), ids=relative)
-def test_ptx_lives_in_one_file(path):
-    if path.name != "device.cuh":
+def test_ptx_lives_in_the_device_headers(path):
+    if not re.fullmatch(r"device(_\w+)?\.cuh", path.name):
         assert not re.search(r"\basm\b", code_of(path)), (
-            "every PTX instruction has its wrapper in device.cuh"
+            "every PTX instruction has its wrapper in device*.cuh"
         )
+        return
+    double = ROOT / "tests/cuda_emulator/include/kernels/cuda" / path.name
+    assert double.is_file(), "the emulator has the same functions"
 
 
 @each(sources("csrc", "*.h", "*.cpp"))
