@@ -70,6 +70,30 @@ def test_any_view_has_the_values_of_its_elements(operation, case, how):
             operation.check_outputs(case, door(**tensors), expected, f"{name}, {how}")
 
 
+@pytest.mark.cuda
+@pytest.mark.parametrize("how", VIEWS[1:])
+@every_case("small")
+def test_cuda_any_view_has_the_values_of_its_elements(operation, case, how):
+    """Outputs, strides and gradients: inputs are views, and so is the gradient from above."""
+    plain = operation.tensors(case, device="cuda")
+    tensors = viewed(plain, how)
+    outputs = operation.call(case, tensors)
+    assert all(output.is_cuda for output in outputs)
+    for output, witness in zip(outputs, operation.witness(case, tensors), strict=False):
+        assert output.stride() == witness.stride()
+    found = tuple(output.cpu() for output in outputs)
+    operation.check_outputs(case, found, operation.truth(case, tensors), how)
+    names = operation.present(plain)
+    leaves = {n: None if t is None else t.detach().requires_grad_() for n, t in tensors.items()}
+    output = operation.call(case, leaves)[0]
+    grad = view_of(torch.randn(output.shape, device="cuda"), how)
+    gradients = torch.autograd.grad(output, [leaves[name] for name in names], grad)
+    arrays = {name: as_truth(tensor) for name, tensor in tensors.items()}
+    truth = operation.reference_gradients(case, arrays, as_truth(grad))
+    for name, gradient in zip(names, gradients, strict=True):
+        operation.check_gradient(case, name, gradient.cpu(), truth[name], how)
+
+
 @pytest.mark.parametrize("how", VIEWS[1:])
 @every_case("small")
 def test_strides_of_results_follow_torch_for_any_view(operation, case, how):

@@ -120,8 +120,7 @@ def test_numba_serves_cuda_tensors(operation, dtype):
         pytest.skip(f"Numba cannot use CUDA here: {reason}")
     names = operation.differentiable
     for case in operation.cases("smooth"):
-        tensors = operation.tensors(case, dtype, requires_grad=names, device="cuda")
-        tensors = {n: None if t is None else t.detach() for n, t in tensors.items()}
+        tensors = operation.tensors(case, dtype, device="cuda")
         leaves = {
             n: None if t is None else t.clone().requires_grad_(n in names)
             for n, t in tensors.items()

@@ -43,7 +43,7 @@ def assert_same(actual, expected, reduction_length, context=""):
     assert actual.dtype == expected.dtype, f"dtype {context}"
     fastconv.testing.assert_close(
         actual,
-        expected.detach().double().numpy(),
+        expected.detach().double().cpu().numpy(),
         reduction_length=reduction_length,
         context=context,
     )
@@ -86,7 +86,7 @@ def tuple_of(result):
 # ---- torch.compile ----
 
 
-def check_compiled(operation, case, backend, layout="contiguous", dynamic=None):
+def check_compiled(operation, case, backend, layout="contiguous", dynamic=None, device="cpu"):
     names = operation.present(operation.shapes(case))
     function = torch.compile(
         lambda tensors: operation.call(case, tensors)[0] * 2,
@@ -96,7 +96,7 @@ def check_compiled(operation, case, backend, layout="contiguous", dynamic=None):
     )
     lengths = operation.reduction_lengths(case)
 
-    tensors = operation.tensors(case, layout=layout)
+    tensors = operation.tensors(case, layout=layout, device=device)
     with torch.no_grad():
         assert_same(
             function(tensors), operation.call(case, tensors)[0] * 2, lengths["output"], "evaluation"
@@ -104,7 +104,8 @@ def check_compiled(operation, case, backend, layout="contiguous", dynamic=None):
 
     results = []
     for run in (function, lambda tensors: operation.call(case, tensors)[0] * 2):
-        tensors = operation.tensors(case, layout=layout, requires_grad=names)
+        tensors = operation.tensors(case, layout=layout, device=device)
+        tensors = {n: t if t is None else t.requires_grad_(n in names) for n, t in tensors.items()}
         output = run(tensors)
         (output * output.detach()).sum().backward()
         results.append((output, {name: tensors[name].grad for name in names}))
@@ -113,7 +114,7 @@ def check_compiled(operation, case, backend, layout="contiguous", dynamic=None):
     for name in names:
         fastconv.testing.assert_close(
             compiled_grads[name],
-            eager_grads[name].double().numpy(),
+            eager_grads[name].double().cpu().numpy(),
             reduction_length=lengths[name] * lengths["output"],
             context=f"gradient of {name}",
         )
@@ -122,6 +123,25 @@ def check_compiled(operation, case, backend, layout="contiguous", dynamic=None):
 @every_case()
 def test_compile_with_aot_eager(operation, case):
     check_compiled(operation, case, "aot_eager")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@every_case("plain")
+def test_cuda_compile(operation, case, layout, backend):
+    check_compiled(operation, case, backend, layout, device="cuda")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@every_case("plain")
+def test_cuda_opcheck(operation, case, layout):
+    tensors = operation.tensors(case, layout=layout, device="cuda")
+    names = operation.present(tensors)
+    tensors = {n: t if t is None else t.requires_grad_(n in names) for n, t in tensors.items()}
+    for op, args, kwargs in operation.op_calls(case, tensors).values():
+        torch.library.opcheck(op, args, kwargs)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

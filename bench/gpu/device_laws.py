@@ -2,6 +2,8 @@
 but torch's, and what the operations are to torch there. pytest runs it from bench/gpu.sh.
 """
 
+import os
+
 import pytest
 import torch
 
@@ -115,6 +117,50 @@ def test_calls_return_before_the_device_is_done(call):
     waited = awake.query()
     torch.cuda.synchronize()
     assert not waited, "the call synchronised with the device"
+
+
+@each_plain
+def test_torch_sees_no_synchronisation(call):
+    """What torch itself does on our behalf, copies to the host and the like, does not wait."""
+    tensors = call.tensors("cuda")
+    settled(call, tensors)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call.answer(tensors)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@each_plain
+def test_nothing_is_allocated_beside_torchs_pool(call):
+    """What the device has left after many calls is what torch's pool did not take."""
+    tensors = call.tensors("cuda")
+    settled(call, tensors)
+    free, pool = torch.cuda.mem_get_info()[0], torch.cuda.memory_reserved()
+    for _ in range(50):
+        call.answer(tensors)
+    torch.cuda.synchronize()
+    taken = torch.cuda.memory_reserved() - pool
+    # Other processes on the device, of the same test run, come and go with megabytes of contexts.
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    assert not alone or free - torch.cuda.mem_get_info()[0] <= taken
+    assert taken == 0, "fifty calls need no more of the pool than two"
+
+
+@each_plain
+def test_tensors_of_another_device_than_the_current_one(call):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("this machine has one CUDA device")
+    with torch.cuda.device(0):
+        tensors = call.tensors("cuda:1")
+        answer = call.answer(tensors)
+        assert torch.cuda.current_device() == 0
+    assert all(part.device.index == 1 for part in answer)
+    call.check(answer, call.truth(tensors))
+    others = call.tensors("cuda:0")
+    if len(tensors) > 1:
+        with pytest.raises(RuntimeError, match=f"{call.operation}: expected .+ on the"):
+            call.answer([tensors[0], *others[1:]])
 
 
 @each_plain
