@@ -163,6 +163,8 @@ def test_kernels_marked_mma_must_hold_an_instruction_of_tensor_cores():
     kernel = described(file="conv2d_mma.cu")[0]
     kernel = dataclasses.replace(kernel, spill_stores=0, spill_loads=0, stack=0)
     assert "marked _mma, but holds no HMMA (found: FFMA)" in kernel.fault()
+    listed = dataclasses.replace(kernel, file="a.cu", name=next(iter(report.TENSOR_CORES)))
+    assert "holds no HMMA" in listed.fault()
     for name in ("HMMA", "IMMA", "HGMMA"):
         assert dataclasses.replace(kernel, instructions={name: 1}).fault() is None
     assert "without cuobjdump" in dataclasses.replace(kernel, instructions=None).fault()

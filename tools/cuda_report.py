@@ -31,6 +31,8 @@ SOURCES = cuda_compile.ROOT / "kernels" / "cuda"
 ARCHS = ("80", "90a")  # CMakeLists.txt, FASTCONV_CUDA_ARCHS
 # Bytes of local memory per thread that a kernel is meant to have, by its name.
 STACKS: dict[str, int] = {}
+# Kernels of tensor cores whose names do not end in the mark _mma.
+TENSOR_CORES = frozenset({"conv2d_pointwise_kernel"})
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ class Kernel:
         """The mark, and the instructions of which the kernel must hold one; None without a mark."""
         if self.is_marked("sm90"):  # elsewhere its body is empty
             return ("_sm90", ("HGMMA",)) if self.arch.startswith("90") else None
-        return ("_mma", ("HMMA", *cuda_objects.MATRIX)) if self.is_marked("mma") else None
+        if self.is_marked("mma") or self.name in TENSOR_CORES:
+            return "_mma", ("HMMA", *cuda_objects.MATRIX)
+        return None
 
     @property
     def matrix(self) -> str:
