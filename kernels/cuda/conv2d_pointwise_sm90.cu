@@ -180,6 +180,8 @@ __device__ __forceinline__ void run(const Sm90Pointwise& tiled) {
       initialise_barrier(&shared.empty[stage], kConsumers * kGroupThreads / 32);
     }
     fence_barrier_initialisation();
+    for (const CUtensorMap* map : {&tiled.source, &tiled.weight, &tiled.dest})
+      prefetch_tensor_map(map);
   }
   __syncthreads();
   const int group = threadIdx.x / kGroupThreads;
