@@ -114,6 +114,18 @@ bool poisons_results() {
 
 }  // namespace
 
+Strides4 new_strides(const int64_t (&sizes)[4], bool channels_last) {
+  Strides4 strides;
+  const int order_channels_last[] = {1, 3, 2, 0}, order_contiguous[] = {3, 2, 1, 0};
+  int64_t stride = 1;
+  for (int d : channels_last ? order_channels_last : order_contiguous) {
+    strides.s[d] = stride;
+    // torch's own contiguous strides count an empty axis as 1, its channels_last ones as 0.
+    stride *= channels_last || sizes[d] > 0 ? sizes[d] : 1;
+  }
+  return strides;
+}
+
 TensorView new_tensor(const char* operation, Call& call, const int64_t (&sizes)[4],
                       bool channels_last, bool unbatched, DType dtype, Device device) {
   int64_t bytes = size_of(dtype);
@@ -123,17 +135,10 @@ TensorView new_tensor(const char* operation, Call& call, const int64_t (&sizes)[
     if (__builtin_mul_overflow(bytes, size > 0 ? size : 1, &bytes))
       fail(operation, "a result that fits the address space", "one of size " + text_of(4, sizes));
 
-  int64_t strides[4];
-  const int order_channels_last[] = {1, 3, 2, 0}, order_contiguous[] = {3, 2, 1, 0};
-  int64_t stride = 1;
-  for (int d : channels_last ? order_channels_last : order_contiguous) {
-    strides[d] = stride;
-    // torch's own contiguous strides count an empty axis as 1, its channels_last ones as 0.
-    stride *= channels_last || sizes[d] > 0 ? sizes[d] : 1;
-  }
+  const Strides4 strides = new_strides(sizes, channels_last);
   TensorView result;
   try {
-    result = call.door.empty_strided(4 - unbatched, sizes + unbatched, strides + unbatched, dtype,
+    result = call.door.empty_strided(4 - unbatched, sizes + unbatched, strides.s + unbatched, dtype,
                                      device);
   } catch (const Error& error) {  // the framework's own exceptions, such as MemoryError, pass
     fail(operation,

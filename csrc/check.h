@@ -50,6 +50,9 @@ bool is_channels_last(const TensorView& tensor);
 Strides4 strides_of(const TensorView& tensor);
 bool is_empty(const TensorView& tensor);
 
+// The strides of a new tensor of 4 sizes, contiguous or channels_last.
+Strides4 new_strides(const int64_t (&sizes)[4], bool channels_last);
+
 // A new tensor of 4 sizes, contiguous or channels_last; `unbatched` drops the batch axis of what
 // the caller sees.
 TensorView new_tensor(const char* operation, Call& call, const int64_t (&sizes)[4],

@@ -110,38 +110,94 @@ void read_image_sizes(const char* operation, const Value& list, int ndim, int64_
     fail(operation, "input_size >= 0", text_of(list.count, list.ints));
 }
 
-void forward(Call& call) {
-  constexpr const char* kName = "conv2d";
-  const TensorView &given = call.tensor(0), &weight = call.tensor(1);
-  const TensorView* bias = call.optional_tensor(2);
-  check_image(kName, "input", given);
-  check_weight(kName, "weight", weight);
-  check_same_dtype(kName, given, "input", weight, "weight");
-  check_same_device(kName, given, "input", weight, "weight");
-  const Parameters parameters(kName, call, 3);
-  const TensorView input = batched(given);
-  Conv2dShape s = describe(kName, parameters, input.sizes, weight.sizes, input.dtype);
-  if (bias) {
-    if (bias->ndim != 1 || bias->sizes[0] != s.K)
-      fail(kName, "1-d bias with " + std::to_string(s.K) + " elements", "size " + sizes_of(*bias));
-    check_same_dtype(kName, given, "input", *bias, "bias");
-    check_same_device(kName, given, "input", *bias, "bias");
-    s.bias_stride = bias->strides[0];
+// A forward call, checked and described.
+struct Forward {
+  const char* name;
+  const TensorView &given, &weight;
+  TensorView input;
+  Conv2dShape shape;
+
+  // The geometry begins with argument `first`.
+  Forward(const char* operation, const Call& call, int first)
+      : name(operation), given(call.tensor(0)), weight(call.tensor(1)) {
+    check_image(name, "input", given);
+    check_weight(name, "weight", weight);
+    check_same_dtype(name, given, "input", weight, "weight");
+    check_same_device(name, given, "input", weight, "weight");
+    const Parameters parameters(name, call, first);
+    input = batched(given);
+    shape = describe(name, parameters, input.sizes, weight.sizes, input.dtype);
+    shape.input = strides_of(input), shape.weight = strides_of(weight);
   }
 
-  const TensorView output = new_tensor(kName, call, {s.N, s.K, s.P, s.Q},
-                                       is_channels_last(input) || is_channels_last(weight),
-                                       given.ndim == 3, s.dtype, input.device);
-  call.results[0] = output;
-  if (is_empty(output)) return;
-  s.input = strides_of(input), s.weight = strides_of(weight),
-  s.output = strides_of(batched(output));
-  const void* bias_data = bias ? bias->data : nullptr;
-  if (input.device.type == DeviceType::kCuda)
-    FASTCONV_LAUNCH_CUDA(kName, call, input.device, conv2d_forward, s, input.data, weight.data,
-                         bias_data, output.data);
-  else
-    cpu::conv2d_forward(s, input.data, weight.data, bias_data, output.data);
+  const void* add_bias(const TensorView* bias) {
+    if (!bias) return nullptr;
+    if (bias->ndim != 1 || bias->sizes[0] != shape.K)
+      fail(name, "1-d bias with " + std::to_string(shape.K) + " elements",
+           "size " + sizes_of(*bias));
+    check_same_dtype(name, given, "input", *bias, "bias");
+    check_same_device(name, given, "input", *bias, "bias");
+    shape.bias_stride = bias->strides[0];
+    return bias->data;
+  }
+
+  bool is_channels_last() const {
+    return fastconv::is_channels_last(input) || fastconv::is_channels_last(weight);
+  }
+
+  void run(Call& call, const void* bias, const void* prepared) {
+    const Conv2dShape& s = shape;
+    const TensorView output = new_tensor(name, call, {s.N, s.K, s.P, s.Q}, is_channels_last(),
+                                         given.ndim == 3, s.dtype, input.device);
+    call.results[0] = output;
+    if (is_empty(output)) return;
+    shape.output = strides_of(batched(output));
+    if (input.device.type == DeviceType::kCuda)
+      FASTCONV_LAUNCH_CUDA(name, call, input.device, conv2d_forward, s, input.data, weight.data,
+                           bias, output.data);
+    else
+      cpu::conv2d_forward(s, input.data, weight.data, bias, prepared, output.data);
+  }
+};
+
+void forward(Call& call) {
+  Forward conv("conv2d", call, 3);
+  const void* bias = conv.add_bias(call.optional_tensor(2));
+  conv.run(call, bias, nullptr);
+}
+
+void forward_prepared(Call& call) {
+  Forward conv("conv2d_prepared", call, 4);
+  const TensorView& prepared = call.tensor(2);
+  if (prepared.ndim != 1 || prepared.dtype != DType::kUInt8 ||
+      prepared.device.type != DeviceType::kCpu ||
+      (prepared.sizes[0] > 1 && prepared.strides[0] != 1))
+    fail(conv.name, "prepared to be a result of conv2d_prepare",
+         "another tensor, of size " + sizes_of(prepared));
+  const void* bias = conv.add_bias(call.optional_tensor(3));
+  // What was made for another call is ignored by the kernel, if it is whole.
+  const auto* header = static_cast<const Conv2dPreparedHeader*>(prepared.data);
+  const bool whole = prepared.sizes[0] >= kConv2dPreparedHeaderBytes &&
+                     reinterpret_cast<uintptr_t>(header) % alignof(Conv2dPreparedHeader) == 0 &&
+                     header->bytes == prepared.sizes[0];
+  conv.run(call, bias, whole ? header : nullptr);
+}
+
+void prepare(Call& call) {
+  Forward conv("conv2d_prepare", call, 2);
+  if (conv.input.device.type != DeviceType::kCpu)
+    fail(conv.name, "CPU tensors", text_of(conv.input.device));
+  Conv2dShape& s = conv.shape;
+  int64_t bytes = 0;
+  if (s.N > 0 && s.C > 0) {
+    s.output = new_strides({s.N, s.K, s.P, s.Q}, conv.is_channels_last());
+    cpu::conv2d_prepare(s, conv.weight.data, nullptr, &bytes);
+  }
+  const int64_t stride = 1;
+  const TensorView prepared =
+      call.door.empty_strided(1, &bytes, &stride, DType::kUInt8, conv.input.device);
+  call.results[0] = prepared;
+  if (bytes > 0) cpu::conv2d_prepare(s, conv.weight.data, prepared.data, &bytes);
 }
 
 void input_grad(Call& call) {
@@ -206,6 +262,12 @@ const RegisterOperation kOperations[] = {
      "int[2] dilation=1, "
      "int groups=1) -> Tensor",
      forward},
+    {"conv2d_prepare(Tensor input, Tensor weight, int[2] stride=1, int[2] padding=0, "
+     "int[2] dilation=1, int groups=1) -> Tensor",
+     prepare},
+    {"conv2d_prepared(Tensor input, Tensor weight, Tensor prepared, Tensor? bias=None, "
+     "int[2] stride=1, int[2] padding=0, int[2] dilation=1, int groups=1) -> Tensor",
+     forward_prepared},
     {"conv2d_input_grad(Tensor grad_output, Tensor weight, SymInt[] input_size, int[2] stride=1, "
      "int[2] padding=0, "
      "int[2] dilation=1, int groups=1) -> Tensor",

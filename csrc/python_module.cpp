@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include "array_door.h"
+#include "kernels/conv2d_choice.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/parallel.h"
 #ifdef FASTCONV_HAS_CUDA
@@ -151,6 +152,13 @@ std::vector<std::string> isa_names(bool available_only) {
   return names;
 }
 
+std::vector<std::string> algorithm_names() {
+  std::vector<std::string> names;
+  for (int i = 0; i < static_cast<int>(Conv2dAlgorithm::kCount); ++i)
+    names.emplace_back(name_of(static_cast<Conv2dAlgorithm>(i)));
+  return names;
+}
+
 #ifdef FASTCONV_HAS_CUDA
 std::vector<std::string> split(const std::string& text, char separator) {
   std::vector<std::string> parts;
@@ -213,6 +221,21 @@ PYBIND11_MODULE(_core, m) {
         set_num_threads(count);
       },
       py::arg("count"), "Sets the threads of the pool that serves where torch's does not.");
+  m.def("allow_winograd", allow_winograd, py::arg("allowed"),
+        "Whether conv2d may use Winograd's algorithm.");
+  m.def("winograd_is_allowed", winograd_is_allowed, "What allow_winograd was told last.");
+  m.def("conv2d_algorithms", algorithm_names,
+        "Names of conv2d's algorithms on the CPU, by number.");
+  m.def(
+      "forced_algorithm",
+      [] {
+        const Conv2dAlgorithm forced = forced_algorithm();
+        return forced == Conv2dAlgorithm::kCount ? std::string("auto") : name_of(forced);
+      },
+      "The algorithm of conv2d that is used wherever it can be, or auto.");
+  m.def(
+      "force_algorithm", force_algorithm, py::arg("name"),
+      "Uses an algorithm of conv2d wherever it can be; auto for the rule; ValueError if unknown.");
 #ifdef FASTCONV_HAS_CUDA
   m.def(
       "cuda_archs", [] { return split(FASTCONV_CUDA_ARCHS, ','); },

@@ -3,6 +3,8 @@
 * ``fastconv.Conv2d``, ``fastconv.MaxPool2d``: in place of torch.nn's.
 * ``fastconv.functional``: in place of torch.nn.functional; takes NumPy and CuPy arrays too.
 * ``fastconv.backend("numba")``: who computes; also a context manager.
+* ``fastconv.freeze(module)``: weights arranged once, for inference.
+* ``fastconv.explain(...)``, ``fastconv.allow_winograd(...)``: which algorithm, and why.
 * ``fastconv.show_config()``: what is in use.
 """
 
@@ -12,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fastconv import _backend, _native
+from fastconv._algorithm import Explanation, allow_winograd, explain
 from fastconv._backend import backend
 from fastconv._config import show_config
 from fastconv._torch_private import HAS_TORCH
@@ -27,12 +30,24 @@ if TYPE_CHECKING:
 
 if HAS_TORCH or TYPE_CHECKING:
     from fastconv import nn as nn
+    from fastconv._freeze import freeze as freeze
+    from fastconv._freeze import thaw as thaw
     from fastconv.nn import Conv2d as Conv2d
     from fastconv.nn import MaxPool2d as MaxPool2d
 
-__all__ = ["__version__", "backend", "functional", "nn", "reference", "show_config"]
+__all__ = [
+    "Explanation",
+    "__version__",
+    "allow_winograd",
+    "backend",
+    "explain",
+    "functional",
+    "nn",
+    "reference",
+    "show_config",
+]
 if HAS_TORCH:
-    __all__ += ["Conv2d", "MaxPool2d"]
+    __all__ += ["Conv2d", "MaxPool2d", "freeze", "thaw"]
 
 _native.warn_if_missing(_backend.fallback())
 
@@ -40,7 +55,7 @@ _native.warn_if_missing(_backend.fallback())
 def __getattr__(name: str) -> Any:
     if name in ("reference", "testing"):  # not needed to compute
         return importlib.import_module(f"fastconv.{name}")
-    if name in ("Conv2d", "MaxPool2d", "nn") and not HAS_TORCH:
+    if name in ("Conv2d", "MaxPool2d", "freeze", "nn", "thaw") and not HAS_TORCH:
         raise ImportError(
             f"fastconv.{name} needs torch, which is not installed or disabled by FASTCONV_TORCH=0"
         )

@@ -14,6 +14,7 @@
 // float64. The order of every sum depends on the shape and the instruction set alone, never on the
 // number of threads.
 #pragma once
+#include "conv2d_choice.h"
 #include "dtype.h"
 #include "window.h"
 
@@ -31,19 +32,40 @@ struct Conv2dShape {
   int64_t bias_stride;  // of the bias, in elements
 };
 
+// A weight arranged once, for many calls with the same geometry, begins with this; the rest is the
+// business of the algorithm. It serves a call whose own choice of algorithm, instruction set and
+// weight size are the same and whose weight still has the sampled elements; any other ignores it.
+constexpr int kConv2dSamples = 32;
+struct Conv2dPreparedHeader {
+  uint64_t magic;
+  Conv2dAlgorithm algorithm;
+  int32_t isa;
+  DType dtype;
+  int64_t bytes;  // of the whole, header included
+  int64_t K, C, G, R, S;
+  double direct_cost, winograd_cost;  // in products, as the rule estimates them; 1e300: impossible
+  double samples[kConv2dSamples];     // of the weight, evenly spread
+};
+constexpr int64_t kConv2dPreparedHeaderBytes = 384;
+static_assert(sizeof(Conv2dPreparedHeader) <= kConv2dPreparedHeaderBytes, "");
+
 // Pointers are to element [0,0,0,0]. What is written must not overlap what is read, and must not be
 // an expanded view (no zero or overlapping strides); what is read may be any view. Every element of
 // the result is written once, also where the sum is empty. No extent of the result is zero. `bias`
 // is K elements, or null for none.
+// `prepared` is null, or what conv2d_prepare made, 8-byte aligned.
 // May throw std::bad_alloc for scratch memory; then the result is unspecified and nothing else has
 // changed.
 namespace cpu {
 void conv2d_forward(const Conv2dShape& shape, const void* input, const void* weight,
-                    const void* bias, void* output);
+                    const void* bias, const void* prepared, void* output);
 void conv2d_input_grad(const Conv2dShape& shape, const void* grad_output, const void* weight,
                        void* grad_input);
 void conv2d_weight_grad(const Conv2dShape& shape, const void* grad_output, const void* input,
                         void* grad_weight);
+// Arranges the weight as conv2d_forward of this shape and these strides would have to in every call;
+// with `prepared` null only says how many bytes that takes.
+void conv2d_prepare(const Conv2dShape& shape, const void* weight, void* prepared, int64_t* bytes);
 }  // namespace cpu
 
 // The same on a CUDA device: pointers are to memory of the current device, work is queued on

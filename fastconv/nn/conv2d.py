@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -34,13 +34,29 @@ class Conv2d(torch.nn.Conv2d):
         torch.Size([2, 16, 32, 32])
     """
 
+    # Set by fastconv.freeze, for the instance.
+    frozen_weight: Any = None
+
+    def train(self, mode: bool = True) -> Conv2d:
+        """As ``torch.nn.Module.train``; training thaws."""
+        if mode:
+            self.frozen_weight = None
+        super().train(mode)
+        return self
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         padding = self.padding
         if self.padding_mode != "zeros":
             sides = self._reversed_padding_repeated_twice
             input = torch.nn.functional.pad(input, sides, mode=self.padding_mode)
             padding = 0, 0
-        output: Tensor = conv2d(
+        frozen = self.frozen_weight
+        if frozen is not None:
+            geometry = self.stride, padding, self.dilation, self.groups
+            output: Tensor | None = frozen.conv2d(input, weight, bias, geometry)
+            if output is not None:
+                return output
+        result: Tensor = conv2d(
             input, weight, bias, self.stride, padding, self.dilation, self.groups
         )
-        return output
+        return result

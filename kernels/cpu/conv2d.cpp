@@ -21,159 +21,17 @@
 #include "../conv2d.h"
 
 #include "../parallel.h"
+#include "conv2d_algorithm.h"
+#include "conv2d_dense.h"
 #include "conv2d_depthwise.h"
-#include "conv2d_shifted.h"
-#include "conv2d_weights.h"
+#include "conv2d_prepare.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
-// Tiles [k][m]: runs of pixels are contiguous in the target.
+// Completes a product whose source lacks the taps.
 template <class S>
-struct StorePixelLanes {
-  using T = Compute<S>;
-  const Target<S>& target;
-  S* data;        // of the task's first channel
-  const T* bias;  // likewise, or null
-  int64_t m_begin;
-
-  void operator()(int64_t k, int64_t rows, int64_t m, int64_t columns, const T* tile,
-                  int64_t stride) const {
-    const int64_t first = m_begin + m;
-    for_each_run(target.grid, first, first + columns,
-                 [&](int64_t n, int64_t i, int64_t j, int64_t count, int64_t offset) {
-                   S* to = data + n * target.stride_n + i * target.stride_i + j * target.stride_j +
-                           k * target.stride_k;
-                   for (int64_t r = 0; r < rows; ++r)
-                     store_run(to + r * target.stride_k, target.stride_j,
-                               tile + r * stride + offset, count, bias ? bias[k + r] : T{0});
-                 });
-  }
-};
-
-// Tiles [m][k]: runs of channels are contiguous in the target.
-template <class S>
-struct StoreChannelLanes {
-  using T = Compute<S>;
-  const Target<S>& target;
-  S* data;        // of the task's first channel
-  const T* bias;  // likewise, or null
-  int64_t m_begin;
-
-  void operator()(int64_t m, int64_t rows, int64_t k, int64_t columns, const T* tile,
-                  int64_t stride) const {
-    const int64_t first = m_begin + m;
-    for_each_run(target.grid, first, first + rows,
-                 [&](int64_t n, int64_t i, int64_t j, int64_t count, int64_t offset) {
-                   S* to = data + n * target.stride_n + i * target.stride_i + j * target.stride_j +
-                           k * target.stride_k;
-                   for (int64_t q = 0; q < count; ++q)
-                     store_run(to + q * target.stride_j, target.stride_k,
-                               tile + (offset + q) * stride, columns, bias ? bias + k : nullptr);
-                 });
-  }
-};
-
-// Blocks of pixels and channels such that every thread has work; never smaller than a tile is
-// worth.
-struct Blocking {
-  int64_t pixels, channels, pixel_blocks, channel_blocks;
-
-  Blocking(int64_t pixel_count, int64_t channel_count, int64_t groups, int64_t pixel_tile,
-           int64_t channel_tile) {
-    const int64_t wanted = 2 * num_threads();
-    pixels = divide_up(smaller(kPixelBlock, pixel_count), pixel_tile) * pixel_tile;
-    channels = divide_up(smaller(kChannelBlock, channel_count), channel_tile) * channel_tile;
-    while (groups * divide_up(pixel_count, pixels) * divide_up(channel_count, channels) < wanted) {
-      if (channels >= 2 * channel_tile && channels >= pixels)
-        channels = divide_up(channels / 2, channel_tile) * channel_tile;
-      else if (pixels >= 2 * pixel_tile)
-        pixels = divide_up(pixels / 2, pixel_tile) * pixel_tile;
-      else
-        break;
-    }
-    pixel_blocks = divide_up(pixel_count, pixels);
-    channel_blocks = divide_up(channel_count, channels);
-  }
-};
-
-// Calls body(g, m_begin, m_end, k_begin, k_end) for every task, channel blocks of a pixel block
-// next to each other.
-template <class Body>
-void for_each_task(const Blocking& blocks, int64_t pixel_count, int64_t channel_count,
-                   int64_t groups, const Body& body) {
-  const int64_t tasks = groups * blocks.pixel_blocks * blocks.channel_blocks;
-  parallel_for(tasks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t k = task % blocks.channel_blocks * blocks.channels;
-      const int64_t m = task / blocks.channel_blocks % blocks.pixel_blocks * blocks.pixels;
-      body(task / blocks.channel_blocks / blocks.pixel_blocks, m,
-           smaller(m + blocks.pixels, pixel_count), k, smaller(k + blocks.channels, channel_count));
-    }
-  });
-}
-
-template <class S>
-FASTCONV_INLINE PixelSource<S> source_of_group(const Product<S>& p, int64_t g) {
-  PixelSource<S> source = p.source;
-  source.data += g * p.source.C * p.source.stride_c;
-  return source;
-}
-
-template <class S>
-void run_pixel_lanes(const Product<S>& p) {
-  using T = Compute<S>;
-  const int64_t depth = p.source.depth(), pixel_count = p.source.grid.count();
-  const WeightRows<S> weight(p);
-  const Blocking blocks(pixel_count, p.K, p.G, kTileColumns<T>, kTileRows);
-  for_each_task(blocks, pixel_count, p.K, p.G,
-                [&](int64_t g, int64_t m, int64_t m_end, int64_t k, int64_t k_end) {
-                  const PixelSource<S> source = source_of_group(p, g);
-                  Scratch<T> unfolded(blocks.pixels * smaller(kDepthBlock<T>, depth));
-                  PixelPanels<S> panels{source, m, m_end, unfolded.data()};
-                  DirectRows<T> rows = weight.rows(g, k);
-                  const int64_t channel = g * p.K + k;
-                  const StorePixelLanes<S> store{p.target,
-                                                 p.target.data + channel * p.target.stride_k,
-                                                 p.bias ? p.bias + channel : nullptr, m};
-                  multiply_block<T>(k_end - k, m_end - m, depth, rows, panels, store);
-                });
-}
-
-template <class S>
-void run_channel_lanes(const Product<S>& p) {
-  using T = Compute<S>;
-  const int64_t depth = p.source.depth(), pixel_count = p.source.grid.count();
-  const int64_t panels_per_group = divide_up(p.K, int64_t{kTileColumns<T>});
-  Scratch<T> packed_weight(p.G, panels_per_group, kTileColumns<T>, depth);
-  pack_weight_panels(p, packed_weight.data());
-  const bool plain = kSame<S, T> && p.source.is_plain_matrix();
-
-  const Blocking blocks(pixel_count, p.K, p.G, kTileRows, kTileColumns<T>);
-  for_each_task(
-      blocks, pixel_count, p.K, p.G,
-      [&](int64_t g, int64_t m, int64_t m_end, int64_t k, int64_t k_end) {
-        const PixelSource<S> source = source_of_group(p, g);
-        const int64_t panel = g * panels_per_group + k / kTileColumns<T>;
-        PackedPanels<T> panels{packed_weight.data() + panel * depth * kTileColumns<T>, depth};
-        const int64_t channel = g * p.K + k;
-        const StoreChannelLanes<S> store{p.target, p.target.data + channel * p.target.stride_k,
-                                         p.bias ? p.bias + channel : nullptr, m};
-        if constexpr (kSame<S, T>) {
-          if (plain) {
-            const S* first = source.row_of(source.taps[0], 0, 0) + m * source.pixel_stride();
-            DirectRows<T> rows{first, source.pixel_stride(), 1};
-            return multiply_block<T>(m_end - m, k_end - k, depth, rows, panels, store);
-          }
-        }
-        Scratch<T> unfolded((m_end - m) * kDepthBlock<T>);
-        PixelRows<S> rows{source, m, m_end, unfolded.data()};
-        multiply_block<T>(m_end - m, k_end - k, depth, rows, panels, store);
-      });
-}
-
-template <class S>
-void run_product(Product<S>& p, Tap* taps, int64_t tap_count) {
+void set_taps(Product<S>& p, Tap* taps, int64_t tap_count) {
   for (int64_t t = 0; t < tap_count; ++t) set_columns_inside(taps[t], p.source);
   p.source.taps = taps;
   p.source.tap_count = tap_count;
@@ -183,18 +41,40 @@ void run_product(Product<S>& p, Tap* taps, int64_t tap_count) {
     p.target.grid.J *= p.target.grid.I;
     p.target.grid.I = 1;
   }
-  if (p.source.C == 1 && p.K == 1 && p.G > 1 && tap_count > 0)
-    run_depthwise(p);
-  else if (p.target.stride_k == 1 && (p.target.stride_j != 1 || p.target.grid.J == 1))
-    run_channel_lanes(p);
-  else if (shifting_pays(p))
-    run_shifted(p);
-  else
-    run_pixel_lanes(p);
 }
 
 template <class S>
-void forward(const Conv2dShape& s, const S* input, const S* weight, const S* bias, S* output) {
+bool run_winograd_if_float(const Product<S>& p, const void* prepared) {
+  if constexpr (kSame<Compute<S>, float>)
+    return run_winograd(p, static_cast<const float*>(prepared));
+  else
+    return false;
+}
+
+// `prepared`: the weight as prepare_weight arranges it for this algorithm, or null.
+template <class S>
+void run_product(const Product<S>& p, Conv2dAlgorithm algorithm, const void* prepared) {
+  const auto* weight = static_cast<const Compute<S>*>(prepared);
+  if (algorithm == Conv2dAlgorithm::kWinograd) {
+    if (run_winograd_if_float(p, prepared)) return;
+    // Something was not finite: the sums themselves say what.
+    algorithm = channels_are_lanes(p) ? Conv2dAlgorithm::kChannels : Conv2dAlgorithm::kPixels;
+    weight = nullptr;
+  }
+  if (algorithm == Conv2dAlgorithm::kDepthwise)
+    run_depthwise(p);
+  else if (algorithm == Conv2dAlgorithm::kChannels)
+    run_channel_lanes(p, weight);
+  else if (algorithm == Conv2dAlgorithm::kShifted)
+    run_shifted(p, weight);
+  else
+    run_pixel_lanes(p, weight);
+}
+
+// The forward pass as a product; `taps` lends R * S of them.
+template <class S>
+Product<S> forward_product(const Conv2dShape& s, const S* input, const S* weight,
+                           const Compute<S>* bias, S* output, Tap* taps) {
   const Window2d& window = s.window;
   Product<S> p;
   p.source = input_source(s, input);
@@ -203,9 +83,7 @@ void forward(const Conv2dShape& s, const S* input, const S* weight, const S* bia
   p.weight_g = s.K / s.G * s.weight.s[0];
   p.weight_k = s.weight.s[0];
   p.weight_c = s.weight.s[1];
-  Scratch<Compute<S>> widened_bias(bias ? s.K : 0);
-  if (bias) copy_run(widened_bias.data(), bias, s.bias_stride, s.K);
-  p.bias = widened_bias.data();
+  p.bias = bias;
   p.G = s.G;
   p.K = s.K / s.G;
 
@@ -218,10 +96,20 @@ void forward(const Conv2dShape& s, const S* input, const S* weight, const S* bia
     p.source.W *= p.source.H, p.source.H = 1;
     p.source.grid.J *= p.source.grid.I, p.source.grid.I = 1;
   }
+  set_window_taps(s, taps);
+  set_taps(p, taps, window.R * window.S);
+  return p;
+}
 
-  Scratch<Tap> taps(window.R, window.S);
-  set_window_taps(s, taps.data());
-  run_product(p, taps.data(), window.R * window.S);
+template <class S>
+void forward(const Conv2dShape& s, const S* input, const S* weight, const S* bias,
+             const void* prepared, S* output) {
+  Scratch<Compute<S>> widened_bias(bias ? s.K : 0);
+  if (bias) copy_run(widened_bias.data(), bias, s.bias_stride, s.K);
+  Scratch<Tap> taps(s.window.R, s.window.S);
+  const Product<S> p = forward_product(s, input, weight, widened_bias.data(), output, taps.data());
+  const void* arranged = prepared_weight(s, p, prepared);
+  run_product(p, choose_algorithm(p, arranged != nullptr).algorithm, arranged);
 }
 
 template <class S>
@@ -258,7 +146,8 @@ void input_grad(const Conv2dShape& s, const S* grad_output, const S* weight, S* 
       p.bias = nullptr;
       p.G = s.G;
       p.K = s.C / s.G;
-      run_product(p, taps.data(), count);
+      set_taps(p, taps.data(), count);
+      run_product(p, choose_algorithm(p, false).algorithm, nullptr);
     }
   }
 }
@@ -266,11 +155,11 @@ void input_grad(const Conv2dShape& s, const S* grad_output, const S* weight, S* 
 }  // namespace
 
 void conv2d_forward(const Conv2dShape& shape, const void* input, const void* weight,
-                    const void* bias, void* output) {
+                    const void* bias, const void* prepared, void* output) {
   with_storage_type(shape.dtype, [&](auto zero) {
     using S = decltype(zero);
     forward(shape, static_cast<const S*>(input), static_cast<const S*>(weight),
-            static_cast<const S*>(bias), static_cast<S*>(output));
+            static_cast<const S*>(bias), prepared, static_cast<S*>(output));
   });
 }
 
@@ -283,12 +172,25 @@ void conv2d_input_grad(const Conv2dShape& shape, const void* grad_output, const 
   });
 }
 
+void conv2d_prepare(const Conv2dShape& shape, const void* weight, void* prepared, int64_t* bytes) {
+  with_storage_type(shape.dtype, [&](auto zero) {
+    using S = decltype(zero);
+    Scratch<Tap> taps(shape.window.R, shape.window.S);
+    const Product<S> p = forward_product<S>(shape, nullptr, static_cast<const S*>(weight), nullptr,
+                                            nullptr, taps.data());
+    *bytes = prepare_weight(shape, p, prepared);
+  });
+}
+
 }  // namespace fastconv::cpu::FASTCONV_ISA
 
 FASTCONV_DISPATCH(conv2d_forward,
                   (const Conv2dShape& shape, const void* input, const void* weight,
-                   const void* bias, void* output),
-                  (shape, input, weight, bias, output))
+                   const void* bias, const void* prepared, void* output),
+                  (shape, input, weight, bias, prepared, output))
+FASTCONV_DISPATCH(conv2d_prepare,
+                  (const Conv2dShape& shape, const void* weight, void* prepared, int64_t* bytes),
+                  (shape, weight, prepared, bytes))
 FASTCONV_DISPATCH(conv2d_input_grad,
                   (const Conv2dShape& shape, const void* grad_output, const void* weight,
                    void* grad_input),

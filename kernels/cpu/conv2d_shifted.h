@@ -80,24 +80,28 @@ struct ShiftedPanels {
   }
 };
 
+template <class S>
+bool shifting_is_possible(const Product<S>& p) {
+  const PixelSource<S>& source = p.source;
+  return source.pixel_stride() == 1 && source.step_h == 1 && source.tap_count > 0 && source.C > 0 &&
+         ShiftedStrip<S>(source).is_small();
+}
+
 // Unfolding costs about as much as 16 of the K products that each unfolded element takes part in;
 // a strip that leaves L2 costs more (measured on a Xeon with AVX-512, 2026-11).
 template <class S>
 bool shifting_pays(const Product<S>& p) {
-  const PixelSource<S>& source = p.source;
-  if (source.pixel_stride() != 1 || source.step_h != 1 || source.tap_count < 2 || source.C == 0)
-    return false;
-  const ShiftedStrip<S> strip(source);
-  const int64_t J = source.grid.J;
-  return strip.is_small() && (strip.width() - J) * p.K <= 16 * J;
+  if (p.source.tap_count < 2 || !shifting_is_possible(p)) return false;
+  const int64_t J = p.source.grid.J;
+  return (ShiftedStrip<S>(p.source).width() - J) * p.K <= 16 * J;
 }
 
 template <class S>
-void run_shifted(const Product<S>& p) {
+void run_shifted(const Product<S>& p, const Compute<S>* prepared) {
   using T = Compute<S>;
   const ShiftedStrip<S> strip(p.source);
   const int64_t depth = p.source.depth(), I = p.source.grid.I, J = p.source.grid.J;
-  const WeightRows<S> weight(p);
+  const WeightRows<S> weight(p, prepared);
   Scratch<int64_t> offsets(depth);
   strip.set_offsets(p.source, offsets.data());
   const int64_t strips = divide_up(I, strip.rows());

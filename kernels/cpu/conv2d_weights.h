@@ -21,6 +21,16 @@ void pack_weight_rows(const Product<S>& p, Compute<S>* packed) {
   });
 }
 
+template <class S>
+FASTCONV_INLINE int64_t weight_rows_size(const Product<S>& p) {
+  return p.G * p.K * p.source.depth();
+}
+template <class S>
+FASTCONV_INLINE int64_t weight_panels_size(const Product<S>& p) {
+  constexpr int64_t kColumns = kTileColumns<Compute<S>>;
+  return p.G * divide_up(p.K, kColumns) * kColumns * p.source.depth();
+}
+
 // [g][panel][t * C + c][kTileColumns]: panels of operand b. Written in pieces that stay in L1, for
 // the lanes of a panel lie far apart in the weight.
 template <class S>
@@ -62,9 +72,13 @@ class WeightRows {
  public:
   using T = Compute<S>;
 
-  explicit WeightRows(const Product<S>& p)
-      : product_(p), plain_(weight_is_plain(p)), packed_(plain_ ? 0 : p.G * p.K, p.source.depth()) {
-    if (!plain_) pack_weight_rows(p, packed_.data());
+  // `prepared`: what pack_weight_rows gives, or null.
+  WeightRows(const Product<S>& p, const T* prepared)
+      : product_(p),
+        plain_(weight_is_plain(p)),
+        packed_(plain_ || prepared ? 0 : weight_rows_size(p)),
+        rows_(prepared ? prepared : packed_.data()) {
+    if (!plain_ && !prepared) pack_weight_rows(p, packed_.data());
   }
 
   DirectRows<T> rows(int64_t g, int64_t k) const {
@@ -72,13 +86,14 @@ class WeightRows {
     if constexpr (kSame<S, T>)
       if (plain_) return {p.weight + g * p.weight_g + k * p.weight_k, p.weight_k, 1};
     const int64_t depth = p.source.depth();
-    return {packed_.data() + (g * p.K + k) * depth, depth, 1};
+    return {rows_ + (g * p.K + k) * depth, depth, 1};
   }
 
  private:
   const Product<S>& product_;
   bool plain_;
   Scratch<T> packed_;
+  const T* rows_;
 };
 
 }  // namespace fastconv::cpu::FASTCONV_ISA

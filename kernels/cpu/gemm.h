@@ -12,8 +12,9 @@
 //         multiply_tile                           kTileRows x kTileVectors registers of sums
 //         after the last depth block: store       while the tile is in L1
 //
-// The order of the sum over d depends on the depth alone: results do not depend on blocks of rows
-// or columns, or on threads.
+// Each depth block is summed for itself, then added: the error of a sum of L grows with the square
+// root of the longer of block and number of blocks, not of L. The order depends on the depth alone:
+// results do not depend on blocks of rows or columns, or on threads.
 #pragma once
 #include "../scratch.h"
 #include "simd.h"
@@ -89,8 +90,7 @@ void multiply_tile(int64_t depth, const T* __restrict a, int64_t a_stride, const
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j)
-      sums[i][j] = accumulate ? V::load(c + i * c_stride + j * V::kLanes) : V::zero();
+    for (int j = 0; j < kVectors; ++j) sums[i][j] = V::zero();
 
   for (int64_t d = 0; d < depth; ++d) {
     V columns[kVectors];
@@ -108,7 +108,10 @@ void multiply_tile(int64_t depth, const T* __restrict a, int64_t a_stride, const
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) sums[i][j].store(c + i * c_stride + j * V::kLanes);
+    for (int j = 0; j < kVectors; ++j) {
+      T* to = c + i * c_stride + j * V::kLanes;
+      (accumulate ? V::load(to) + sums[i][j] : sums[i][j]).store(to);
+    }
 }
 
 // How many of the `rest` rows the next tile takes: only these heights are compiled.

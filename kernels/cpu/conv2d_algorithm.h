@@ -1,0 +1,71 @@
+// The one place that decides by which algorithm a convolution is computed.
+//
+// A rule of costs, in products (one multiplication, one addition), from the shape, the layout and the
+// instruction set alone, never from the number of threads: the algorithm decides the order of sums.
+//
+//   direct    9 * C*K * pixels                                         each pixel, each tap
+//   Winograd  36 * C*K * (tiles, at least kLeastTiles)                 products; the weight is read once
+//           + tiles * (C * kSourceCost + K * kTargetCost)              transforms of source and target
+//           + 36 * C*K * kWeightCost, unless prepared                  transform of the weight
+//
+// The constants were fitted to times on Zen 3 and Zen 5 (2026-11); bench/ shows how the choice does.
+// A forced algorithm (FASTCONV_ALGO) is used wherever it can compute the call.
+#pragma once
+#include "conv2d_shifted.h"
+#include "conv2d_winograd.h"
+
+namespace fastconv::cpu::FASTCONV_ISA {
+
+struct Conv2dChoice {
+  Conv2dAlgorithm algorithm;
+  double direct_cost, winograd_cost;  // infinite: impossible
+};
+
+constexpr double kImpossible = 1e300;
+constexpr double kLeastTiles = 20;  // fewer wait for the weight, which is four times as large
+constexpr double kSourceCost = 160, kTargetCost = 120, kWeightCost = 24;
+
+template <class S>
+double winograd_cost(const Product<S>& p, bool prepared) {
+  if (!winograd_fits(p)) return kImpossible;
+  const PixelGrid& grid = p.source.grid;
+  const double C = static_cast<double>(p.source.C), K = static_cast<double>(p.K);
+  const double tiles = static_cast<double>(grid.N * divide_up(grid.I, int64_t{kWinogradTile}) *
+                                           divide_up(grid.J, int64_t{kWinogradTile}));
+  const double weight = prepared ? 0 : 36 * C * K * kWeightCost;
+  return 36 * C * K * larger(tiles, kLeastTiles) + tiles * (C * kSourceCost + K * kTargetCost) +
+         weight;
+}
+
+template <class S>
+bool channels_are_lanes(const Product<S>& p) {
+  return p.target.stride_k == 1 && (p.target.stride_j != 1 || p.target.grid.J == 1);
+}
+
+// `prepared`: the weight need not be transformed in this call.
+template <class S>
+Conv2dChoice choose_algorithm(const Product<S>& p, bool prepared) {
+  const PixelSource<S>& source = p.source;
+  const double direct =
+      static_cast<double>(p.G * p.K * source.depth()) * static_cast<double>(source.grid.count());
+  const double winograd = winograd_cost(p, prepared);
+  const bool depthwise = source.C == 1 && p.K == 1 && p.G > 1 && source.tap_count > 0;
+  const auto choice = [&](Conv2dAlgorithm algorithm) {
+    return Conv2dChoice{algorithm, direct, winograd};
+  };
+
+  const Conv2dAlgorithm forced = forced_algorithm();
+  const bool fits = (forced == Conv2dAlgorithm::kChannels && p.target.stride_k == 1) ||
+                    forced == Conv2dAlgorithm::kPixels ||
+                    (forced == Conv2dAlgorithm::kShifted && shifting_is_possible(p)) ||
+                    (forced == Conv2dAlgorithm::kWinograd && winograd < kImpossible) ||
+                    (forced == Conv2dAlgorithm::kDepthwise && depthwise);
+  if (fits) return choice(forced);
+
+  if (depthwise) return choice(Conv2dAlgorithm::kDepthwise);
+  if (winograd < direct && winograd_is_allowed()) return choice(Conv2dAlgorithm::kWinograd);
+  if (channels_are_lanes(p)) return choice(Conv2dAlgorithm::kChannels);
+  return choice(shifting_pays(p) ? Conv2dAlgorithm::kShifted : Conv2dAlgorithm::kPixels);
+}
+
+}  // namespace fastconv::cpu::FASTCONV_ISA
