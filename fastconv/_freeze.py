@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     M = TypeVar("M", bound=Module)
 
+_ATTRIBUTE = "frozen_weight"  # of every layer that can be frozen
 _MOST_SHAPES = 64  # of inputs whose arranged weight is remembered
 _DESCRIPTION = (
     72  # leading bytes that tell one arrangement of a weight from another: kernels/conv2d.h
@@ -87,14 +88,14 @@ class FrozenWeight:
 
 
 def freeze(module: M) -> M:
-    """Lets every fastconv layer of a module in eval mode arrange its weight once, not in every call.
+    """Lets the fastconv layers of a module in eval mode arrange their weights once, not per call.
 
     A frozen convolution remembers its weight in the form that its algorithm reads, per shape of
     input. That serves calls on CPU that record no gradients (``torch.inference_mode()`` or
-    ``torch.no_grad()``); all others are computed as before. ``module.train()`` and :func:`thaw` end
-    it. A new weight (``load_state_dict``, an optimizer's step, another tensor in its place, a moving
-    average written through ``.data``) is noticed and arranged anew; what is not is a write through
-    ``.data`` to a few single elements: freeze again after it.
+    ``torch.no_grad()``); all others are computed as before. ``module.train()`` and :func:`thaw`
+    end it. A new weight (``load_state_dict``, an optimizer's step, another tensor in its place, a
+    moving average written through ``.data``) is noticed and arranged anew; what is not is a write
+    through ``.data`` to a few single elements: freeze again after it.
 
     Args:
         module: in eval mode; itself or any layer inside may be fastconv's.
@@ -116,8 +117,8 @@ def freeze(module: M) -> M:
     if module.training:
         raise ValueError("freeze: expected a module in eval mode, got one in training mode")
     for layer in module.modules():
-        if hasattr(type(layer), "frozen_weight"):
-            layer.frozen_weight = FrozenWeight()
+        if hasattr(type(layer), _ATTRIBUTE):
+            setattr(layer, _ATTRIBUTE, FrozenWeight())
     return module
 
 
@@ -137,6 +138,6 @@ def thaw(module: M) -> M:
         True
     """
     for layer in module.modules():
-        if hasattr(type(layer), "frozen_weight"):
-            layer.frozen_weight = None
+        if hasattr(type(layer), _ATTRIBUTE):
+            setattr(layer, _ATTRIBUTE, None)
     return module

@@ -1,4 +1,4 @@
-"""Law: every algorithm of conv2d gives conv2d's result; which one serves can be asked and forced."""
+"""Law: every algorithm of conv2d gives conv2d's result; which one serves can be asked, forced."""
 
 import native
 import numpy as np

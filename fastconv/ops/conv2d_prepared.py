@@ -44,15 +44,13 @@ class Conv2dPrepared(Conv2d):
     )
     autocast = False
 
-    def outputs(
-        self, input: Any, weight: Any, prepared: Any, bias: Any = None, *geometry: Any
-    ) -> tuple[Output, ...]:
-        return super().outputs(input, weight, bias, *geometry)
+    def outputs(self, *arguments: Any) -> tuple[Output, ...]:
+        input, weight, _, *rest = arguments
+        return super().outputs(input, weight, *rest)
 
-    def torch(
-        self, input: Tensor, weight: Tensor, prepared: Any, bias: Any = None, *geometry: Any
-    ) -> Tensor:
-        return super().torch(input, weight, bias, *geometry)
+    def torch(self, *arguments: Any) -> Tensor:
+        input, weight, _, *rest = arguments
+        return super().torch(input, weight, *rest)
 
     def remember(self, inputs: Any, result: Any) -> tuple[Sequence[Any], tuple[Any, ...]]:
         return inputs[:2], inputs[4:]
@@ -66,9 +64,6 @@ class Conv2dPrepared(Conv2d):
 
     def fold(self, batch: int, dims: Any, *arguments: Any) -> tuple[tuple[Any, ...], Unfold]:
         raise NotImplementedError("conv2d_prepared: expected no vmap, got a batch of calls")
-
-    def flops(self, x: Any, w: Any, prepared: Any, *rest: Any, out_shape: Any) -> int:
-        return super().flops(x, w, *rest, out_shape=out_shape)
 
 
 conv2d_prepare = define(Conv2dPrepare)
