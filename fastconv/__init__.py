@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fastconv import _backend, _native
-from fastconv._algorithm import Explanation, allow_winograd, explain
+from fastconv._algorithm import allow_winograd, explain
 from fastconv._backend import backend
 from fastconv._config import show_config
 from fastconv._torch_private import HAS_TORCH
@@ -36,7 +36,6 @@ if HAS_TORCH or TYPE_CHECKING:
     from fastconv.nn import MaxPool2d as MaxPool2d
 
 __all__ = [
-    "Explanation",
     "__version__",
     "allow_winograd",
     "backend",
