@@ -3,6 +3,7 @@
 #include "conv2d_weights.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
+namespace {  // of conv2d.cpp alone
 
 // Tiles [k][m]: runs of pixels are contiguous in the target.
 template <class S>
@@ -150,4 +151,5 @@ void run_channel_lanes(const Product<S>& p, const Compute<S>* prepared) {
       });
 }
 
+}  // namespace
 }  // namespace fastconv::cpu::FASTCONV_ISA
