@@ -107,6 +107,14 @@ struct PixelSource {
                  [&](int64_t n, int64_t i, int64_t j, int64_t count, int64_t offset) {
                    int64_t t = x_begin / C, c = x_begin % C;
                    for (int64_t x = x_begin; x < x_end;) {
+                     const int64_t joined = c == 0 ? taps_in_a_run(t, x_end - x) : 1;
+                     if (joined > 1 && row_inside(taps[t], i)) {
+                       pack_joined_taps(n, i, j, count, t, joined,
+                                        target + offset * m_stride + (x - x_begin), m_stride);
+                       x += joined * C;
+                       t += joined;
+                       continue;
+                     }
                      const int64_t channels = smaller(C - c, x_end - x);
                      const Tap& tap = taps[t];
                      T* to = target + offset * m_stride + (x - x_begin);
@@ -128,6 +136,31 @@ struct PixelSource {
   }
 
  private:
+  // How many taps from t on, of at most x elements, are one run of memory where all lie inside: those
+  // of a window's row, in a source of few channels without gaps between its pixels.
+  FASTCONV_INLINE int64_t taps_in_a_run(int64_t t, int64_t x) const {
+    constexpr int64_t kFewChannels = 16;
+    if (stride_c != 1 || stride_w != C || C > kFewChannels) return 1;
+    int64_t count = 1;
+    while (t + count < tap_count && (count + 1) * C <= x && taps[t + count].h == taps[t].h &&
+           taps[t + count].w == taps[t].w + count)
+      ++count;
+    return count;
+  }
+
+  // Those taps of `count` pixels of a row that lies inside.
+  void pack_joined_taps(int64_t n, int64_t i, int64_t j, int64_t count, int64_t t, int64_t joined,
+                        T* to, int64_t m_stride) const {
+    const S* row = row_of(taps[t], n, i);
+    for (int64_t q = 0; q < count; ++q, to += m_stride) {
+      const int64_t w = (j + q) * step_w + taps[t].w;  // of the first tap
+      const int64_t begin = clamp(-w, 0, joined), end = clamp(W - w, begin, joined);
+      if (begin > 0) clear_run(to, begin * C);
+      copy_run(to + begin * C, row + (j + q) * pixel_stride() + begin * C, 1, (end - begin) * C);
+      if (end < joined) clear_run(to + end * C, (joined - end) * C);
+    }
+  }
+
   // For each of `channels` channels: `count` pixels, of which [begin, end) are read from `from` on
   // and the others are zero.
   FASTCONV_INLINE void pack_run(T* to, int64_t to_stride, const S* from, int64_t channels,

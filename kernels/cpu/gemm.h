@@ -195,11 +195,15 @@ void multiply_block(int64_t rows, int64_t columns, int64_t depth, Rows& a, Panel
 template <class S>
 FASTCONV_INLINE void copy_run(Compute<S>* target, const S* source, int64_t stride, int64_t count) {
   constexpr int64_t kLanes = Vec<Compute<S>>::kLanes;
+  int64_t i = 0;
   if (stride != 1) {
-    for (int64_t i = 0; i < count; ++i) target[i] = to_compute(source[i * stride]);
+    // Both loads end at the next block's first element.
+    for (; stride == 2 && i + kLanes < count; i += kLanes)
+      even_lanes(load_as_compute(source + 2 * i), load_as_compute(source + 2 * i + kLanes))
+          .store(target + i);
+    for (; i < count; ++i) target[i] = to_compute(source[i * stride]);
     return;
   }
-  int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) load_as_compute(source + i).store(target + i);
   if (i < count) store_some(target + i, load_some_as_compute(source + i, count - i), count - i);
 }

@@ -107,6 +107,21 @@ FASTCONV_INLINE void exchange_halves(Vec<T>& a, Vec<T>& b, LaneList<lane...>) {
   b.raw = high;
 }
 
+// Lanes 0, 2, 4, ... of a and b, one behind the other.
+template <class T, int... lane>
+FASTCONV_INLINE Vec<T> even_lanes(Vec<T> a, Vec<T> b, LaneList<lane...>) {
+#if defined(__clang__)
+  return {__builtin_shufflevector(a.raw, b.raw, (2 * lane)...)};
+#else
+  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  return {__builtin_shuffle(a.raw, b.raw, typename Vec<Index>::Raw{(2 * lane)...})};
+#endif
+}
+template <class T>
+FASTCONV_INLINE Vec<T> even_lanes(Vec<T> a, Vec<T> b) {
+  return even_lanes(a, b, typename CountLanes<Vec<T>::kLanes>::List());
+}
+
 // Transposes kLanes registers in place: lane j of register i becomes lane i of register j.
 // Butterfly: in the step of distance d, the halves of registers i and i + d that lie d lanes apart
 // change places.
