@@ -135,6 +135,18 @@ FASTCONV_INLINE void transpose(Vec<T> (&v)[Vec<T>::kLanes]) {
   if constexpr (kDistance > 1) transpose<T, kDistance / 2>(v);
 }
 
+#if defined(__AVX2__) && FASTCONV_VECTOR_BYTES == 32
+// All bits of the first `count` lanes of T.
+template <class T>
+FASTCONV_INLINE __m256i first_lanes(int64_t count) {
+  if constexpr (sizeof(T) == 4)
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)),
+                              _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  else
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(count), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+#endif
+
 // The first `count` lanes of memory, the others zero; nothing behind them is touched. 0 <= count <=
 // kLanes.
 template <class T>
@@ -144,6 +156,13 @@ FASTCONV_INLINE Vec<T> load_some(const T* p, int64_t count) {
     return {(typename Vec<T>::Raw)_mm512_maskz_loadu_epi32((__mmask16)((1u << count) - 1), p)};
   if constexpr (sizeof(T) == 8)
     return {(typename Vec<T>::Raw)_mm512_maskz_loadu_epi64((__mmask8)((1u << count) - 1), p)};
+#elif defined(__AVX2__) && FASTCONV_VECTOR_BYTES == 32
+  if constexpr (sizeof(T) == 4)
+    return {(typename Vec<T>::Raw)_mm256_maskload_epi32(reinterpret_cast<const int*>(p),
+                                                        first_lanes<T>(count))};
+  if constexpr (sizeof(T) == 8)
+    return {(typename Vec<T>::Raw)_mm256_maskload_epi64(reinterpret_cast<const long long*>(p),
+                                                        first_lanes<T>(count))};
 #endif
   Vec<T> v = Vec<T>::zero();
   __builtin_memcpy(&v, p, static_cast<unsigned long>(count) * sizeof(T));
@@ -157,6 +176,12 @@ FASTCONV_INLINE void store_some(T* p, Vec<T> v, int64_t count) {
     return _mm512_mask_storeu_epi32(p, (__mmask16)((1u << count) - 1), (__m512i)v.raw);
   if constexpr (sizeof(T) == 8)
     return _mm512_mask_storeu_epi64(p, (__mmask8)((1u << count) - 1), (__m512i)v.raw);
+#elif defined(__AVX2__) && FASTCONV_VECTOR_BYTES == 32
+  if constexpr (sizeof(T) == 4)
+    return _mm256_maskstore_epi32(reinterpret_cast<int*>(p), first_lanes<T>(count), (__m256i)v.raw);
+  if constexpr (sizeof(T) == 8)
+    return _mm256_maskstore_epi64(reinterpret_cast<long long*>(p), first_lanes<T>(count),
+                                  (__m256i)v.raw);
 #endif
   __builtin_memcpy(p, &v, static_cast<unsigned long>(count) * sizeof(T));
 }
