@@ -41,8 +41,8 @@ def leaves_of(sample):
 def precise(sample):
     """The sample that torch is asked: one of a reduced dtype is widened.
 
-    On CPUs without instructions for a reduced dtype, torch rounds every step of a gradient to it and
-    errs by more than the tolerance.
+    On CPUs without instructions for a reduced dtype, torch rounds every step of a gradient to it
+    and errs by more than the tolerance.
     """
 
     def widen(value):
@@ -54,9 +54,7 @@ def precise(sample):
 
 
 def assert_near(ours, torchs, context):
-    torch.testing.assert_close(
-        ours, torchs.to(ours.dtype), msg=lambda text: f"{context}\n{text}"
-    )
+    torch.testing.assert_close(ours, torchs.to(ours.dtype), msg=lambda text: f"{context}\n{text}")
 
 
 @pytest.mark.parametrize("dtype", HALF_AND_FULL, ids=name_of)
