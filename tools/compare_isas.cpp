@@ -6,7 +6,7 @@
 // Elements are small integers, so every sum is exact in float32 in whatever order and results must
 // agree to the last bit, also after rounding to float16 or bfloat16. Tensors end at, or begin
 // behind, a page that must not be touched. Needs no framework and links statically: it also runs
-// as the only process of an emulated machine (tools/emulate_avx512.sh).
+// as the only process of an emulated machine.
 #include <sys/mman.h>
 
 #include <csignal>
