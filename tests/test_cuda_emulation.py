@@ -6,6 +6,7 @@ once, so that results are compared bit by bit in every dtype.
 
 import ctypes
 import mmap
+import re
 
 import cuda_emulator
 import numpy as np
@@ -201,7 +202,7 @@ def planted_kernels():
         ("barrier that some threads miss", "divergent barrier: not all threads"),
         ("barrier at two places", "divergent barrier: threads wait at different places"),
         ("shuffle that a lane misses", "divergent collective"),
-        ("misaligned vector", "not aligned to its size"),
+        ("misaligned vector", "not aligned to its type"),
         ("element written twice", "element written by two threads"),
         ("input written", "write to a read-only buffer"),
     ]
@@ -222,8 +223,11 @@ def test_planted_bugs_are_caught(number):
     if message is not None:
         with pytest.raises(EmulationError, match=message) as caught:
             cuda_emulator.call(*arguments, read=(read,), write=(write,))
-        assert "_kernel" in str(caught.value), "the message names the kernel"
-        assert "planted.cu:" in str(caught.value), "the message names the line"
+        kernel, _, place = (
+            str(caught.value).partition(": kernel ")[2].partition(", block 0, thread ")
+        )
+        assert "_kernel" in kernel, "the message names the kernel"
+        assert re.search(r"\(\w+\.cuh?:\d+\)$", place), "and the line where it went wrong"
         return
     cuda_emulator.call(*arguments, read=(read,), write=(write,))
     expected = {

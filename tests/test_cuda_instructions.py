@@ -5,18 +5,38 @@ written out here once more.
 https://docs.nvidia.com/cuda/parallel-thread-execution/
 """
 
-import ctypes
 import itertools
+import re
+from pathlib import Path
 
 import cuda_emulator
 import ml_dtypes
 import numpy as np
 import pytest
-from cuda_emulator.probing import aligned, random_bytes, run, tiled_map
+from cuda_emulator.probing import aligned, random_bytes, run, tiled_map, window_map
 
 pytestmark = pytest.mark.skipif(
     cuda_emulator.compiler() is None, reason="the emulator is compiled by GCC, which is not here"
 )
+
+HERE = Path(__file__).resolve().parent
+# What the wrappers themselves are made of.
+INSIDE = {"pin", "multiply_matrices", "multiply_registers", "shared_address"}
+
+
+@pytest.mark.parametrize(
+    "header", sorted((HERE.parent / "kernels/cuda").glob("device*.cuh")), ids=lambda path: path.name
+)
+def test_every_wrapper_has_a_double_and_a_probe(header):
+    wrapper = r"__device__ __forceinline__ [\w ]+[*&]? ?\b(\w+)\("
+    names = set(re.findall(wrapper, header.read_text())) - INSIDE
+    double = (HERE / "cuda_emulator/include/kernels/cuda" / header.name).read_text()
+    probes = "".join(path.read_text() for path in (HERE / "cuda_emulator").glob("probe_*.cu"))
+    assert names
+    for name in names:
+        assert re.search(rf"\b{name}\(", double), f"{name} has no double"
+        assert re.search(rf"\b{name}\b[<(]", probes), f"no probe calls {name}"
+
 
 SWIZZLES = {0: None, 1: 32, 2: 64, 3: 128}  # CUtensorMapSwizzle: bytes of its span
 
@@ -141,15 +161,7 @@ def test_tensor_copies_of_windows(window, dilation, stride, padding, swizzle):
     # The box holds the first tap's place of every output pixel.
     lower = (-padding[1], -padding[0])
     upper = (padding[1] - dilation_w * (S - 1), padding[0] - dilation_h * (R - 1))
-    tensor_map = aligned(128)
-    error = cuda_emulator.library().emulate_window_map(
-        *(ctypes.c_void_p(tensor_map.ctypes.data), cuda_emulator.DTYPES.index("float16")),
-        *(ctypes.c_void_p(tensor.ctypes.data), (ctypes.c_uint64 * 4)(C, W, H, N)),
-        (ctypes.c_uint64 * 3)(*tensor.strides[2::-1]),
-        *((ctypes.c_int * 4)(*lower, *upper), (ctypes.c_uint32 * 2)(stride[1], stride[0])),
-        *(channels, pixels, swizzle),
-    )
-    assert error is None, error
+    tensor_map = window_map(tensor, (lower, upper), stride[::-1], channels, pixels, swizzle)
     size = pixels * channels * 2
     for r, s in itertools.product(range(R), range(S)):
         expected = np.zeros((pixels, channels), np.float16)
@@ -326,6 +338,13 @@ def test_barriers_of_the_grid(rounds):
     result = run("grid", source, target, [rounds], scratch=True)
     assert result[0] == 5 * rounds
     np.testing.assert_array_equal(result[641:], np.roll(source, -64 * rounds))
+
+
+def test_blocks_wait_for_each_others_counters():
+    source = aligned(5, np.int32)
+    source[:] = (3, 1, 4, 1, 5)
+    result = run("chain", source, aligned(6, np.int32, fill=0), scratch=True)
+    assert result.tolist() == [5, 3, 4, 8, 9, 14]
 
 
 def test_static_shared_memory_is_the_blocks_own():

@@ -1,14 +1,16 @@
-"""Law: the emulated device catches bugs in what works on its own, with kernel, thread and line.
+"""Law: the emulated device catches bugs, in every category, with kernel, block, thread and line.
 
-Each bug is planted in a kernel that is right without it: tests/cuda_emulator/, in
-planted_asynchronous.cu and probe_warps.cu.
+Each bug is planted in a kernel that is right without it: tests/cuda_emulator/planted*.cu and
+probe_warps.cu; those of planted.cu are run by test_cuda_emulation.py.
 """
+
+import re
 
 import cuda_emulator
 import numpy as np
 import pytest
 from cuda_emulator import EmulationError
-from cuda_emulator.probing import aligned, run, tiled_map
+from cuda_emulator.probing import aligned, run, tiled_map, window_map
 
 pytestmark = pytest.mark.skipif(
     cuda_emulator.compiler() is None, reason="the emulator is compiled by GCC, which is not here"
@@ -49,6 +51,12 @@ PLANTED = {
 }
 
 
+def assert_located(caught, file):
+    """The message names the kernel, the block, the thread, and the line that went wrong."""
+    line = rf"kernel \w+_kernel.* \({file}:\d+\), block \d+, thread \d+, \w+.* \({file}:\d+\)$"
+    assert re.search(line, str(caught.value)), str(caught.value)
+
+
 @pytest.mark.parametrize("name", PLANTED, ids=lambda name: name.replace(" ", "-"))
 def test_planted_bugs_are_caught(name):
     source = aligned(16384)
@@ -60,8 +68,7 @@ def test_planted_bugs_are_caught(name):
     if message:
         with pytest.raises(EmulationError, match=message) as caught:
             run(name, source, result, tensor_map=tensor_map)
-        assert "_kernel" in str(caught.value), "the message names the kernel"
-        assert "planted_asynchronous.cu:" in str(caught.value).rsplit("thread", 1)[1]
+        assert_located(caught, "planted_asynchronous.cu")
         return
     run(name, source, result, tensor_map=tensor_map)
     words = source.view(np.uint32)
@@ -76,6 +83,89 @@ def test_planted_bugs_are_caught(name):
     if key in expected:
         same = np.array_equal(result[: expected[key].size], expected[key])
         assert same == (message is None), "a wrong swizzle shows in the result"
+
+
+NOT_MET = "divergent collective: not all lanes of the mask reach it"
+TWO_PLACES = "divergent collective: lanes of a warp wait at different places"
+RACE = "race in shared memory: no barrier since another thread's write"
+UNWRITTEN = "read of shared memory that no thread of the block wrote"
+PLANTED_IN_WARPS = {
+    "shuffle": None,
+    "shuffle: at two places": TWO_PLACES,
+    "shuffle: of a lane outside of the mask": "shuffle: the lane that it reads is not in its mask",
+    "barrier of a warp": None,
+    "barrier of a warp: missing": RACE,
+    "barrier of a warp: too few lanes": RACE,
+    "barrier in a loop": None,
+    "barrier in a loop: fewer rounds": "divergent barrier: not all threads of the block reach it",
+    "barrier of two warps": None,
+    "barrier of two warps: four halves": "divergent barrier: not all lanes of a warp",
+    "static array": None,
+    "static array: unwritten": UNWRITTEN,
+    "static array: overrun": "index out of the bounds of an array",
+    "array of a struct": None,
+    "array of a struct: overrun": "index out of the bounds of an array",
+    "pairs": None,
+    "pairs: misaligned": "access not aligned to its type",
+    "results read back": None,
+    "results read back: unwritten": "read of a result that nobody wrote",
+    "results read back: another block's": "read of a result that another block wrote",
+    "rows of ldmatrix": None,
+    "rows of ldmatrix: at two places": TWO_PLACES,
+    "rows of ldmatrix: unwritten": UNWRITTEN,
+    "rows of ldmatrix: overrun": "out-of-bounds access to shared memory",
+    "rows of ldmatrix: misaligned": "access not aligned to its size",
+    "rows of ldmatrix: no barrier": RACE,
+    "one lane": None,
+    "one lane: half a warp asks": NOT_MET,
+    "setmaxnreg": None,
+    "setmaxnreg: one lane": NOT_MET,
+    "setmaxnreg: three warps": "setmaxnreg: not all warps of the warpgroup reach it",
+    "neighbour's copy": None,
+    "neighbour's copy: waited for behind the barrier": NOT_WAITED,
+    "product": None,
+    "product: starts at the second row": "wgmma: the matrix does not start where its swizzle does",
+    "product: no commit": "touches sums of wgmma before wgmma.wait_group",
+    "product: one lane waits": "touches sums of wgmma before wgmma.wait_group",
+    "new mbarrier": None,
+    "new mbarrier: no barrier": "no barrier since the mbarrier's initialisation",
+    "bulk copy over what was read": None,
+    "bulk copy over what was read: no barrier": NOT_WAITED,
+    "bulk copy over what was read: misaligned": "addresses and bytes must be multiples of 16",
+    "bulk copy over what was read: overrun": "out-of-bounds read of 65536 bytes",
+    "bulk store": None,
+    "bulk store: no commit": "the block ended while an asynchronous store",
+    "bulk store: no wait": "the block ended while an asynchronous store",
+}
+
+
+@pytest.mark.parametrize("name", PLANTED_IN_WARPS, ids=lambda name: name.replace(" ", "-"))
+def test_planted_bugs_of_warps_and_arrays_are_caught(name):
+    source, result = aligned(16384, fill=1), aligned(16384)
+    message = PLANTED_IN_WARPS[name]
+    if message is None:
+        run(name, source, result)
+        return
+    with pytest.raises(EmulationError, match=message) as caught:
+        run(name, source, result)
+    assert_located(caught, "planted_warps.cu")
+
+
+def test_what_lies_between_the_elements_of_a_view_is_out_of_bounds():
+    """In the kernel `shuffle`, 64 words are read and written one after the other."""
+    dense, sparse = aligned(256, np.uint32, fill=1), aligned(512, np.uint32, fill=1)[::2]
+    for source, result in ((dense, sparse), (sparse, dense.copy())):
+        with pytest.raises(EmulationError, match="access to what lies between the elements"):
+            run("shuffle", source, result)
+
+
+def test_offsets_of_im2col_mode_have_8_bits():
+    tensor = aligned(2 * 5 * 6 * 16, np.float16).reshape(2, 5, 6, 16)
+    tensor_map = window_map(tensor, ((0, 0), (0, 0)), (1, 1), 8, 16, 0)
+    with pytest.raises(EmulationError, match="an offset of im2col mode, in four"):
+        run(
+            "load_window_tile", None, aligned(256), (256, 0, 0, 0, 0, 256, 0), tensor_map, (tensor,)
+        )
 
 
 def test_planted_bugs_of_atomics_and_grids_are_caught():

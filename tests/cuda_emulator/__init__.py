@@ -31,6 +31,7 @@ INSTRUMENTED = [
     *("-x", "c++", "-O1", "-fsanitize=kernel-address"),
     *("--param", "asan-instrumentation-with-call-threshold=0"),
     *("--param", "asan-globals=0", "--param", "asan-stack=0"),
+    "-fsanitize=alignment,bounds-strict",
 ]
 DTYPES = (
     *("float32", "float64", "float16", "bfloat16"),
@@ -102,7 +103,9 @@ def build() -> Path:
 def library() -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(build()))
     loaded.emulator_set_capability.argtypes = (ctypes.c_int,)
-    loaded.emulator_register.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    loaded.emulator_register.argtypes = (
+        *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p),
+    )
     loaded.emulator_threads_run.restype = ctypes.c_uint64
     loaded.emulator_last_kernel.restype = ctypes.c_size_t
     for name in (
@@ -127,7 +130,9 @@ def _located(text: str) -> str:
         if not own:
             return match[0]
         function, line = own[0]
-        name = re.sub(r"\(anonymous namespace\)::|fastconv::cuda::|^void ", "", function)
+        name = re.sub(
+            r"\(anonymous namespace\)::|<unnamed>::|fastconv::cuda::|^void ", "", function
+        )
         name = re.sub(r"\(\w+\)(?=\d)", "", name)  # a cast in a template argument
         line = re.sub(r" \(discriminator \d+\)", "", Path(line).name)
         return f"{name.partition('(')[0]} ({line})"
@@ -159,19 +164,34 @@ def _bounds(array: np.ndarray) -> tuple[int, int]:
     return byte_bounds(array)
 
 
+def _elements(array: np.ndarray, begin: int, size: int) -> np.ndarray | None:
+    """Which of `size` bytes belong to elements; None: all, or too many to ask."""
+    if size > 1 << 24 or (array.nbytes == size and 0 not in array.strides):
+        return None
+    owned = np.zeros(size, np.uint8)
+    offset = array.ctypes.data - begin
+    shape, strides = (*array.shape, array.itemsize), (*array.strides, 1)
+    np.ndarray(shape, np.uint8, owned, offset, strides)[...] = 1
+    return None if owned.all() else owned
+
+
 def call(
     entry: str, *arguments: object, read: tuple = (), write: tuple = (), scratch: tuple = ()
 ) -> None:
     """Calls an entry; its kernels may touch nothing but the elements of the arrays named here.
 
-    Elements of `write` are written once, those of `scratch` as often as a kernel likes. Arrays
+    Elements of `write` are written once, those of `scratch` as often as a kernel likes; nobody may
+    touch what lies between the elements of a view. Arrays
     among the arguments are passed as pointers to their first element, None as null.
     """
     emulator = library()
+    kept = []
     for kind, arrays in enumerate((read, write, scratch)):
         for array in arrays:
             begin, end = _bounds(array)
-            emulator.emulator_register(begin, end - begin, kind)
+            kept.append(_elements(array, begin, end - begin))
+            owned = None if kept[-1] is None else kept[-1].ctypes.data
+            emulator.emulator_register(begin, end - begin, kind, owned)
     pointers = [
         ctypes.c_void_p(argument.ctypes.data) if isinstance(argument, np.ndarray) else argument
         for argument in arguments

@@ -269,6 +269,14 @@ std::string unfinished_asynchronous(int& thread, const void*& place) {
     thread = of, place = products.place;
     return "the block ended before wgmma.wait_group";
   }
+  for (const auto& [warp, held] : engines.registers) {
+    for (int other = warp / 4 * 4; other < warp / 4 * 4 + 4; ++other) {
+      const auto found = engines.registers.find(other);
+      if (found != engines.registers.end() && found->second.count == held.count) continue;
+      thread = warp * 32, place = held.place;
+      return "setmaxnreg: not all warps of the warpgroup reach it";
+    }
+  }
   for (int of = 0; of < thread_count(); ++of) {
     for (const CopyGroup& group : engines.copies[of]) {
       if (group.copies.empty()) continue;

@@ -59,6 +59,11 @@ struct Products {
   const void* place = nullptr;
 };
 
+struct Registers {
+  int count;  // per thread
+  const void* place;
+};
+
 struct Asynchronous {
   std::map<const void*, Mbarrier> barriers;
   std::deque<Flight> flights;
@@ -68,7 +73,7 @@ struct Asynchronous {
   std::map<int, Products> products;           // by thread
   std::map<int, int> product_engines;         // by warp
   std::map<int, uint32_t> register_fences;    // by thread
-  std::map<int, int> registers;               // by warp, once setmaxnreg said so
+  std::map<int, Registers> registers;         // by warp, once setmaxnreg said so
 };
 
 int new_engine(const void* place);

@@ -36,6 +36,7 @@ struct Gathering {
 
 struct Warp : Gathering<kWarp> {
   unsigned here = 0, mask = 0;
+  const void* place = nullptr;  // where its lanes wait
   uint32_t syncs = 0;
 };
 

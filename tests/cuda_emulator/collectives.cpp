@@ -28,6 +28,13 @@ __attribute__((noinline)) void named_barrier(int id, int count) {
   named.threads = count;
   named.here.push_back(current);
   if (static_cast<int>(named.here.size()) < count) return wait_on(&named, place);
+  // Hardware counts warps: a few lanes of many would pass for whole ones.
+  std::vector<int> lanes((threads + kWarp - 1) / kWarp, 0);
+  for (const int thread : named.here) ++lanes[thread / kWarp];
+  for (const int of_warp : lanes) {
+    if (of_warp % kWarp != 0)
+      fail("divergent barrier: not all lanes of a warp reach the named barrier", place);
+  }
   block->order.meet(named.here);
   named.here.clear();
   wake(&named);
@@ -55,7 +62,9 @@ __attribute__((noinline)) void collective(unsigned mask, Work work, void* operan
   if (warp.here != 0 && (warp.mask != mask || warp.work != reinterpret_cast<void*>(work))) {
     fail("divergent collective: lanes of a warp wait for different ones", place);
   }
-  warp.mask = mask, warp.work = reinterpret_cast<void*>(work);
+  if (warp.here != 0 && warp.place != place)
+    fail("divergent collective: lanes of a warp wait at different places", place);
+  warp.mask = mask, warp.work = reinterpret_cast<void*>(work), warp.place = place;
   warp.operands[lane] = operands;
   warp.here |= 1u << lane;
   if (warp.here != mask) {
@@ -73,7 +82,11 @@ __attribute__((noinline)) void collective(unsigned mask, Work work, void* operan
     if (i != lane) block->fibers[first + i].wait = Wait::kNone;
   }
   if (!orders_memory) return;
-  ++warp.syncs;
+  if (mask == kAllLanes) {
+    ++warp.syncs;
+  } else {
+    block->order.use();  // clocks tell these lanes from the others
+  }
   if (block->order.in_use()) block->order.meet(lanes);
 }
 
@@ -95,5 +108,9 @@ __attribute__((noinline)) void warpgroup_collective(GroupWork work, void* operan
 }
 
 const void* collective_place() { return block->fibers[current].place; }
+
+void fail_shuffle() {
+  fail("shuffle: the lane that it reads is not in its mask", collective_place());
+}
 
 }  // namespace emulator

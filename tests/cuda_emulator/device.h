@@ -27,6 +27,7 @@ struct MatrixProduct {
 void multiply_add(void* const (&lanes)[32], unsigned mask);
 
 constexpr unsigned kAllLanes = 0xffffffffu;
+inline void meet_lanes(void* const (&)[32], unsigned) {}  // of an instruction of whole warps
 
 void named_barrier(int id, int threads);
 void arrive_at_counter(unsigned* counter);

@@ -22,8 +22,9 @@
 #include <cstdint>
 
 extern "C" {
-void emulator_register(const void* begin, size_t bytes, int kind);  // what kernels may touch:
-// kind 0 to read, 1 to write once, 2 to write at will
+// What kernels may touch. Kind 0: to read, 1: to write once, 2: to write at will. `elements`, unless
+// null, is not 0 for the bytes that belong to elements.
+void emulator_register(const void* begin, size_t bytes, int kind, const unsigned char* elements);
 void emulator_forget_all();
 void emulator_set_capability(int capability);  // 80, 90: of the device
 size_t emulator_last_kernel();    // where the kernel of the last launch lies in the library

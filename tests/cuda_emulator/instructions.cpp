@@ -57,27 +57,6 @@ void multiply_add(void* const (&lanes)[32], unsigned) {
 
 }  // namespace emulator
 
-unsigned __ballot_sync(unsigned mask, int predicate) {
-  struct Vote {
-    int predicate;
-    unsigned result;
-  } vote{predicate, 0};
-  emulator::collective(
-      mask,
-      [](void* const(&lanes)[32], unsigned active) {
-        unsigned result = 0;
-        for (int lane = 0; lane < 32; ++lane) {
-          if (active >> lane & 1 && static_cast<Vote*>(lanes[lane])->predicate != 0)
-            result |= 1u << lane;
-        }
-        for (int lane = 0; lane < 32; ++lane) {
-          if (active >> lane & 1) static_cast<Vote*>(lanes[lane])->result = result;
-        }
-      },
-      &vote, false);
-  return vote.result;
-}
-
 float emulated_half_to_float(uint16_t bits) {
   const int exponent = bits >> 10 & 31, fraction = bits & 1023;
   float value;

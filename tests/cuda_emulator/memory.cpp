@@ -28,6 +28,7 @@ struct Range {
 struct Buffer {
   Range range;
   int kind;                       // 0: read only, 1: every element is written once, 2: scratch
+  const unsigned char* elements;  // which bytes belong to one; null: all
   std::vector<uint64_t> writers;  // block and thread of each byte's writer, plus one
 };
 
@@ -153,9 +154,24 @@ void check_histories(std::vector<History>& histories, size_t first, size_t bytes
   }
 }
 
+// Results may be read back by the block that wrote them; what others wrote may not be there yet.
+void check_read_back(const Buffer& buffer, const unsigned char* from, size_t bytes,
+                     const void* place) {
+  for (size_t i = 0; i < bytes && !buffer.writers.empty(); ++i) {
+    const uint64_t known = buffer.writers[from - buffer.range.begin + i];
+    if (known == 0) fail("read of a result that nobody wrote", place);
+    if ((known - 1) / 1024 != active->number)
+      fail("read of a result that another block wrote", place);
+  }
+}
+
 void check_buffer(Buffer& buffer, const unsigned char* from, size_t bytes, bool writes,
                   const Position& now, const void* place) {
-  if (!writes) return;
+  for (size_t i = 0; buffer.elements != nullptr && i < bytes; ++i) {
+    if (!buffer.elements[from - buffer.range.begin + i])
+      fail("access to what lies between the elements of a view", place);
+  }
+  if (!writes) return check_read_back(buffer, from, bytes, place);
   if (buffer.kind == 0) fail("write to a read-only buffer", place);
   const uint64_t writer = uint64_t{active->number} * 1024 + now.thread + 1;
   if (buffer.writers.empty()) return;
@@ -357,35 +373,13 @@ void mark_barrier(const void* address, bool is_barrier) {
 
 extern "C" {
 
-void emulator_register(const void* begin, size_t bytes, int kind) {
+void emulator_register(const void* begin, size_t bytes, int kind, const unsigned char* elements) {
   const auto* first = static_cast<const unsigned char*>(begin);
   constexpr size_t kTracked = size_t{1} << 26;  // larger ones are only bounds-checked
-  emulator::buffers.push_back({{first, first + bytes}, kind, {}});
+  emulator::buffers.push_back({{first, first + bytes}, kind, elements, {}});
   if (kind == 1 && bytes <= kTracked) emulator::buffers.back().writers.resize(bytes);
 }
 
 void emulator_forget_all() { emulator::buffers.clear(); }
-
-// What -fsanitize=kernel-address calls before every access.
-#define EMULATED_ACCESS(size)                                                  \
-  void __asan_load##size##_noabort(const void* address) {                      \
-    emulator::check_access(address, size, false, __builtin_return_address(0)); \
-  }                                                                            \
-  void __asan_store##size##_noabort(const void* address) {                     \
-    emulator::check_access(address, size, true, __builtin_return_address(0));  \
-  }
-EMULATED_ACCESS(1)
-EMULATED_ACCESS(2)
-EMULATED_ACCESS(4)
-EMULATED_ACCESS(8)
-EMULATED_ACCESS(16)
-#undef EMULATED_ACCESS
-void __asan_loadN_noabort(const void* address, size_t bytes) {
-  emulator::check_access(address, bytes, false, __builtin_return_address(0));
-}
-void __asan_storeN_noabort(const void* address, size_t bytes) {
-  emulator::check_access(address, bytes, true, __builtin_return_address(0));
-}
-void __asan_handle_no_return() {}
 
 }  // extern "C"

@@ -62,6 +62,18 @@ __global__ void grid_kernel(const Probe probe) {
   places[2 * blocks * blockDim.x + blockIdx.x * blockDim.x + threadIdx.x] = value;
 }
 
+// Blocks go one by one: each adds its own number to what the one before left. `to`: a counter in
+// front.
+__global__ void chain_kernel(const Probe probe) {
+  if (threadIdx.x != 0) return;
+  auto* counter = reinterpret_cast<unsigned*>(probe.to);
+  int* sums = results(probe) + 1;
+  wait_for_counter(counter, blockIdx.x);
+  const int before = blockIdx.x == 0 ? 0 : sums[blockIdx.x - 1];
+  sums[blockIdx.x] = before + ints(probe)[blockIdx.x];
+  arrive_at_counter(counter);
+}
+
 // Static shared memory is each block's own, also of blocks that run at once.
 __global__ void static_shared_kernel(const Probe probe) {
   __shared__ int mine[32];
@@ -114,6 +126,7 @@ extern const NamedProbe kWarpProbes[] = {
     {"mma bfloat16", mma_kernel<__nv_bfloat16>, 32},
     {"atomics", atomics_kernel, 64},
     {"grid", grid_kernel, 64, 5, true},
+    {"chain", chain_kernel, 32, 5, true},
     {"static shared memory of blocks at once", static_shared_kernel, 32, 3, true},
     {"atomics: no barrier", atomic_race_kernel, 64},
     {"grid: blocks one after the other", grid_kernel, 64, 5, false},

@@ -5,12 +5,14 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/tensor_map.h"
 
-extern const NamedProbe kCopyProbes[], kProductProbes[], kPlantedAsynchronous[], kWarpProbes[];
+extern const NamedProbe kCopyProbes[], kProductProbes[], kPlantedAsynchronous[], kPlantedWarps[],
+    kWarpProbes[];
 
 namespace {
 
 const NamedProbe* find(const char* name) {
-  for (const NamedProbe* probe : {kCopyProbes, kProductProbes, kPlantedAsynchronous, kWarpProbes}) {
+  for (const NamedProbe* probe :
+       {kCopyProbes, kProductProbes, kPlantedAsynchronous, kPlantedWarps, kWarpProbes}) {
     for (; probe->name != nullptr; ++probe) {
       if (std::strcmp(probe->name, name) == 0) return probe;
     }

@@ -35,6 +35,21 @@ def run(name, source, target, numbers=(), tensor_map=None, read=(), write=(), sc
     return target
 
 
+def window_map(tensor, corners, steps, channels, pixels, swizzle):
+    """A map of a dense NHWC array through a window; corners and steps along w, then h."""
+    tensor_map = aligned(128)
+    dtype = cuda_emulator.DTYPES.index(tensor.dtype.name)
+    error = cuda_emulator.library().emulate_window_map(
+        *(ctypes.c_void_p(tensor_map.ctypes.data), dtype, ctypes.c_void_p(tensor.ctypes.data)),
+        (ctypes.c_uint64 * 4)(*tensor.shape[::-1]),
+        (ctypes.c_uint64 * 3)(*tensor.strides[2::-1]),
+        *((ctypes.c_int * 4)(*corners[0], *corners[1]), (ctypes.c_uint32 * 2)(*steps)),
+        *(channels, pixels, swizzle),
+    )
+    assert error is None, error
+    return tensor_map
+
+
 def tiled_map(tensor, box, swizzle):
     """A map of a dense array of uint8, float16 or float32."""
     rank = tensor.ndim

@@ -222,6 +222,8 @@ __attribute__((noinline)) void load_im2col(void* shared, const CUtensorMap* from
   const void* place = __builtin_return_address(0);
   const Map map = map_of(from, kIm2col, 4, shared, place);
   const auto& window = map.im2col;
+  if (offsets[0] > 255 || offsets[1] > 255)
+    fail("tensor copy: an offset of im2col mode, in four dimensions, has 8 bits", place);
   const size_t line_bytes = size_t{window.channels} * map.element_bytes;
   std::vector<unsigned char> image(image_bytes(window.pixels, line_bytes));
   int64_t w = at[1], h = at[2], n = at[3];

@@ -23,8 +23,10 @@ Descriptor decode(uint64_t bits, const void* place) {
   const auto field = [&](int first) { return static_cast<size_t>(bits >> first & 0x3FFF) << 4; };
   if ((bits & ~(uint64_t{3} << 62 | 0x3FFF | uint64_t{0x3FFF} << 16 | uint64_t{0x3FFF} << 32)) != 0)
     fail("wgmma: bits of the matrix descriptor that must be zero are not", place);
-  const unsigned mode = bits >> 62;
-  return {field(0), field(16), field(32), mode == 0 ? 0 : 4 - mode};
+  const unsigned mode = bits >> 62, swizzle = mode == 0 ? 0 : 4 - mode;
+  if ((field(0) >> 7 & ((1u << swizzle) - 1)) != 0)  // the base offset, bits 49-51, is always 0
+    fail("wgmma: the matrix does not start where its swizzle does", place);
+  return {field(0), field(16), field(32), swizzle};
 }
 
 // Where the 16 bytes lie that hold 8 neighbours along the contiguous axis: unit `unit` of them, at
@@ -193,9 +195,9 @@ __attribute__((noinline)) void set_registers(int count, bool more) {
   if (count < 24 || count > 256 || count % 8 != 0)
     fail("setmaxnreg: expected a multiple of 8 from 24 to 256", place);
   auto& registers = asynchronous().registers;
-  registers[running_thread() / 32] = count;
+  registers[running_thread() / 32] = {count, place};
   int all = 0;
-  for (const auto& [warp, held] : registers) all += held * 32;
+  for (const auto& [warp, held] : registers) all += held.count * 32;
   if (more && all > 64 * 1024) fail("setmaxnreg: more than the 64 Ki registers there are", place);
 }
 

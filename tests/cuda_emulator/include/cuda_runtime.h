@@ -94,6 +94,7 @@ int block_barrier_sum(int value);
 // for all of them.
 using Work = void (*)(void* const (&lanes)[32], unsigned mask);
 void collective(unsigned mask, Work work, void* operands, bool orders_memory);
+[[noreturn]] void fail_shuffle();  // of a collective's work
 
 // Access of an atomic instruction; with_old(old, place) gives what is stored.
 void check_atomic(const void* address, size_t bytes);
@@ -152,14 +153,15 @@ cudaError_t cudaFuncSetAttribute(void (*kernel)(P...), cudaFuncAttribute, int va
 
 // Barriers and votes of a block and of a warp. They are inlined, so that the address at which a
 // thread waits is the kernel's, and tells whether all threads wait at the same place.
-inline __attribute__((always_inline)) void __syncthreads() { emulator::block_barrier(); }
-inline __attribute__((always_inline)) int __syncthreads_count(int predicate) {
+#define EMULATED_INLINE inline __attribute__((always_inline))
+EMULATED_INLINE void __syncthreads() { emulator::block_barrier(); }
+EMULATED_INLINE int __syncthreads_count(int predicate) {
   return emulator::block_barrier_sum(predicate != 0);
 }
-inline __attribute__((always_inline)) int __syncthreads_or(int predicate) {
+EMULATED_INLINE int __syncthreads_or(int predicate) {
   return emulator::block_barrier_sum(predicate != 0) != 0;
 }
-inline __attribute__((always_inline)) void __syncwarp(unsigned mask = 0xffffffffu) {
+EMULATED_INLINE void __syncwarp(unsigned mask = 0xffffffffu) {
   emulator::collective(mask, [](void* const(&)[32], unsigned) {}, nullptr, true);
 }
 
@@ -170,37 +172,60 @@ __attribute__((no_sanitize("kernel-address"))) void emulated_exchange(void* cons
   for (int lane = 0; lane < 32; ++lane) {
     if (!(active >> lane & 1)) continue;
     auto* mine = static_cast<emulator::Shuffle<T>*>(lanes[lane]);
-    if (mine->source < 0 || mine->source > 31 || !(active >> mine->source & 1)) continue;
+    if (mine->source < 0 || mine->source > 31) continue;
+    if (!(active >> mine->source & 1)) emulator::fail_shuffle();
     mine->result = static_cast<emulator::Shuffle<T>*>(lanes[mine->source])->value;
   }
 }
 
 template <class T>
-inline __attribute__((always_inline)) T emulated_shuffle(unsigned mask, T value, int source) {
+EMULATED_INLINE T emulated_shuffle(unsigned mask, T value, int source) {
   emulator::Shuffle<T> operands{value, value, source};
   emulator::collective(mask, emulated_exchange<T>, &operands, false);
   return operands.result;
 }
 template <class T>
-T __shfl_sync(unsigned mask, T value, int source) {
+EMULATED_INLINE T __shfl_sync(unsigned mask, T value, int source) {
   return emulated_shuffle(mask, value, source & 31);
 }
 template <class T>
-T __shfl_xor_sync(unsigned mask, T value, int lanes) {
+EMULATED_INLINE T __shfl_xor_sync(unsigned mask, T value, int lanes) {
   return emulated_shuffle(mask, value, static_cast<int>(threadIdx.x % 32) ^ lanes);
 }
 template <class T>
-T __shfl_down_sync(unsigned mask, T value, unsigned delta) {
+EMULATED_INLINE T __shfl_down_sync(unsigned mask, T value, unsigned delta) {
   return emulated_shuffle(mask, value, static_cast<int>(threadIdx.x % 32 + delta));
 }
 template <class T>
-T __shfl_up_sync(unsigned mask, T value, unsigned delta) {
+EMULATED_INLINE T __shfl_up_sync(unsigned mask, T value, unsigned delta) {
   return emulated_shuffle(mask, value,
                           static_cast<int>(threadIdx.x % 32) - static_cast<int>(delta));
 }
-unsigned __ballot_sync(unsigned mask, int predicate);
-inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0; }
-inline int __all_sync(unsigned mask, int predicate) {
+
+struct EmulatedVote {
+  int predicate;
+  unsigned result;
+};
+__attribute__((no_sanitize("kernel-address"))) inline void emulated_votes(void* const (&lanes)[32],
+                                                                          unsigned active) {
+  unsigned result = 0;
+  for (int lane = 0; lane < 32; ++lane) {
+    if (active >> lane & 1 && static_cast<EmulatedVote*>(lanes[lane])->predicate != 0)
+      result |= 1u << lane;
+  }
+  for (int lane = 0; lane < 32; ++lane) {
+    if (active >> lane & 1) static_cast<EmulatedVote*>(lanes[lane])->result = result;
+  }
+}
+EMULATED_INLINE unsigned __ballot_sync(unsigned mask, int predicate) {
+  EmulatedVote vote{predicate, 0};
+  emulator::collective(mask, emulated_votes, &vote, false);
+  return vote.result;
+}
+EMULATED_INLINE int __any_sync(unsigned mask, int predicate) {
+  return __ballot_sync(mask, predicate) != 0;
+}
+EMULATED_INLINE int __all_sync(unsigned mask, int predicate) {
   return __ballot_sync(mask, predicate) == mask;
 }
 
@@ -226,15 +251,14 @@ __attribute__((no_sanitize("kernel-address"))) void emulated_combine(void* const
   }
 }
 template <class T>
-inline __attribute__((always_inline)) T emulated_reduce(unsigned mask, T value,
-                                                        T (*combine)(T, T)) {
+EMULATED_INLINE T emulated_reduce(unsigned mask, T value, T (*combine)(T, T)) {
   EmulatedReduction<T> operands{value, value, combine};
   emulator::collective(mask, emulated_combine<T>, &operands, false);
   return operands.result;
 }
-#define EMULATED_REDUCTION(name, T, expression)                                            \
-  inline __attribute__((always_inline)) T __reduce_##name##_sync(unsigned mask, T value) { \
-    return emulated_reduce<T>(mask, value, [](T a, T b) -> T { return expression; });      \
+#define EMULATED_REDUCTION(name, T, expression)                                       \
+  EMULATED_INLINE T __reduce_##name##_sync(unsigned mask, T value) {                  \
+    return emulated_reduce<T>(mask, value, [](T a, T b) -> T { return expression; }); \
   }
 EMULATED_REDUCTION(add, unsigned, a + b)
 EMULATED_REDUCTION(add, int, a + b)
@@ -267,7 +291,7 @@ __attribute__((no_sanitize("kernel-address"))) void emulated_matches(void* const
   }
 }
 template <class T>
-inline __attribute__((always_inline)) unsigned __match_any_sync(unsigned mask, T value) {
+EMULATED_INLINE unsigned __match_any_sync(unsigned mask, T value) {
   EmulatedMatch<T> operands{value, 0};
   emulator::collective(mask, emulated_matches<T>, &operands, false);
   return operands.result;
@@ -275,7 +299,7 @@ inline __attribute__((always_inline)) unsigned __match_any_sync(unsigned mask, T
 
 // Atomics: they return what was there before. No race among themselves.
 template <class T, class Change>
-inline __attribute__((always_inline)) T emulated_atomic(T* address, const Change& change) {
+EMULATED_INLINE T emulated_atomic(T* address, const Change& change) {
   emulator::check_atomic(address, sizeof(T));
   T before;
   emulator::copy_raw(&before, address, sizeof(T));
@@ -284,23 +308,23 @@ inline __attribute__((always_inline)) T emulated_atomic(T* address, const Change
   return before;
 }
 template <class T>
-inline __attribute__((always_inline)) T atomicAdd(T* address, T value) {
+EMULATED_INLINE T atomicAdd(T* address, T value) {
   return emulated_atomic(address, [=](T before) -> T { return before + value; });
 }
 template <class T>
-inline __attribute__((always_inline)) T atomicMax(T* address, T value) {
+EMULATED_INLINE T atomicMax(T* address, T value) {
   return emulated_atomic(address, [=](T before) -> T { return before < value ? value : before; });
 }
 template <class T>
-inline __attribute__((always_inline)) T atomicMin(T* address, T value) {
+EMULATED_INLINE T atomicMin(T* address, T value) {
   return emulated_atomic(address, [=](T before) -> T { return value < before ? value : before; });
 }
 template <class T>
-inline __attribute__((always_inline)) T atomicExch(T* address, T value) {
+EMULATED_INLINE T atomicExch(T* address, T value) {
   return emulated_atomic(address, [=](T) -> T { return value; });
 }
 template <class T>
-inline __attribute__((always_inline)) T atomicCAS(T* address, T expected, T value) {
+EMULATED_INLINE T atomicCAS(T* address, T expected, T value) {
   return emulated_atomic(address,
                          [=](T before) -> T { return before == expected ? value : before; });
 }

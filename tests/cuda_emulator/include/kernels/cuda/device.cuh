@@ -9,8 +9,6 @@
 
 #include "device.h"
 
-#define EMULATED_INLINE inline __attribute__((always_inline))
-
 namespace fastconv {
 namespace cuda {
 

@@ -21,15 +21,17 @@ EMULATED_INLINE void synchronise_threads(int barrier, int threads) {
   emulator::named_barrier(barrier, threads);
 }
 EMULATED_INLINE bool elect_lane() {
-  emulator::collective(emulator::kAllLanes, [](void* const(&)[32], unsigned) {}, nullptr, false);
+  emulator::collective(emulator::kAllLanes, emulator::meet_lanes, nullptr, false);
   return threadIdx.x % 32 == 0;
 }
 template <int kCount>
 EMULATED_INLINE void give_registers() {
+  emulator::collective(emulator::kAllLanes, emulator::meet_lanes, nullptr, false);
   emulator::set_registers(kCount, false);
 }
 template <int kCount>
 EMULATED_INLINE void take_registers() {
+  emulator::collective(emulator::kAllLanes, emulator::meet_lanes, nullptr, false);
   emulator::set_registers(kCount, true);
 }
 
