@@ -271,7 +271,7 @@ int compare_conv2d(DType dtype) {
   weight_grad.weight = dense_weight.strides;
   const void* bias = random_below(2) ? b.data() : nullptr;
   int failures = compare("forward", dtype, dense_output, [&](void* result) {
-    cpu::conv2d_forward(forward, x.data(), k.data(), bias, result);
+    cpu::conv2d_forward(forward, x.data(), k.data(), bias, nullptr, result);
   });
   failures += compare("input_grad", dtype, dense_input, [&](void* result) {
     cpu::conv2d_input_grad(input_grad, y.data(), k.data(), result);
