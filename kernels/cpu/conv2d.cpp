@@ -35,11 +35,15 @@ void set_taps(Product<S>& p, Tap* taps, int64_t tap_count) {
   for (int64_t t = 0; t < tap_count; ++t) set_columns_inside(taps[t], p.source);
   p.source.taps = taps;
   p.source.tap_count = tap_count;
-  // Rows that follow each other in memory become one.
+  // Rows that follow each other in memory become one, and so do images.
   p.target.grid = p.source.grid;
   if (p.target.stride_i == p.target.grid.J * p.target.stride_j) {
     p.target.grid.J *= p.target.grid.I;
     p.target.grid.I = 1;
+    if (p.target.stride_n == p.target.grid.J * p.target.stride_j) {
+      p.target.grid.J *= p.target.grid.N;
+      p.target.grid.N = 1;
+    }
   }
 }
 

@@ -14,6 +14,19 @@ struct StorePixelLanes {
   const T* bias;  // likewise, or null
   int64_t m_begin;
 
+  // In place where the pixels are one run.
+  TileEnd<T> end(int64_t k, int64_t, int64_t m, int64_t columns) const {
+    TileEnd<T> end{nullptr, target.stride_k, columns, bias ? bias + k : nullptr};
+    if constexpr (kSame<S, T>) {
+      const PixelGrid& grid = target.grid;
+      const int64_t row = (m_begin + m) / grid.J, j = (m_begin + m) % grid.J;
+      if (target.stride_j == 1 && j + columns <= grid.J)
+        end.c = data + row / grid.I * target.stride_n + row % grid.I * target.stride_i + j +
+                k * target.stride_k;
+    }
+    return end;
+  }
+
   void operator()(int64_t k, int64_t rows, int64_t m, int64_t columns, const T* tile,
                   int64_t stride) const {
     const int64_t first = m_begin + m;
@@ -23,7 +36,7 @@ struct StorePixelLanes {
                            k * target.stride_k;
                    for (int64_t r = 0; r < rows; ++r)
                      store_run(to + r * target.stride_k, target.stride_j,
-                               tile + r * stride + offset, count, bias ? bias[k + r] : T{0});
+                               tile + r * stride + offset, count, T{0});
                  });
   }
 };
@@ -37,6 +50,19 @@ struct StoreChannelLanes {
   const T* bias;  // likewise, or null
   int64_t m_begin;
 
+  // In place where the pixels lie in one row.
+  TileEnd<T> end(int64_t m, int64_t rows, int64_t k, int64_t columns) const {
+    TileEnd<T> end{nullptr, target.stride_j, columns, nullptr, bias ? bias + k : nullptr};
+    if constexpr (kSame<S, T>) {
+      const PixelGrid& grid = target.grid;
+      const int64_t row = (m_begin + m) / grid.J, j = (m_begin + m) % grid.J;
+      if (target.stride_k == 1 && j + rows <= grid.J)
+        end.c = data + row / grid.I * target.stride_n + row % grid.I * target.stride_i +
+                j * target.stride_j + k;
+    }
+    return end;
+  }
+
   void operator()(int64_t m, int64_t rows, int64_t k, int64_t columns, const T* tile,
                   int64_t stride) const {
     const int64_t first = m_begin + m;
@@ -46,46 +72,65 @@ struct StoreChannelLanes {
                            k * target.stride_k;
                    for (int64_t q = 0; q < count; ++q)
                      store_run(to + q * target.stride_j, target.stride_k,
-                               tile + (offset + q) * stride, columns, bias ? bias + k : nullptr);
+                               tile + (offset + q) * stride, columns, T{0});
                  });
   }
 };
 
-// Blocks of pixels and channels such that every thread has work; never smaller than a tile is
-// worth.
-struct Blocking {
-  int64_t pixels, channels, pixel_blocks, channel_blocks;
+// One axis of the target, cut into blocks of whole units, as even as can be.
+struct Cuts {
+  int64_t count, unit, blocks;
 
-  Blocking(int64_t pixel_count, int64_t channel_count, int64_t groups, int64_t pixel_tile,
-           int64_t channel_tile) {
-    const int64_t wanted = 2 * num_threads();
-    pixels = divide_up(smaller(kPixelBlock, pixel_count), pixel_tile) * pixel_tile;
-    channels = divide_up(smaller(kChannelBlock, channel_count), channel_tile) * channel_tile;
-    while (groups * divide_up(pixel_count, pixels) * divide_up(channel_count, channels) < wanted) {
-      if (channels >= 2 * channel_tile && channels >= pixels)
-        channels = divide_up(channels / 2, channel_tile) * channel_tile;
-      else if (pixels >= 2 * pixel_tile)
-        pixels = divide_up(pixels / 2, pixel_tile) * pixel_tile;
-      else
-        break;
-    }
-    pixel_blocks = divide_up(pixel_count, pixels);
-    channel_blocks = divide_up(channel_count, channels);
+  FASTCONV_INLINE int64_t units() const { return divide_up(count, unit); }
+  FASTCONV_INLINE int64_t begin(int64_t block) const {
+    return smaller(part_begin(units(), blocks, block) * unit, count);
+  }
+  FASTCONV_INLINE int64_t longest() const { return divide_up(units(), blocks) * unit; }
+  // The time of a thread that has more than its share, against an even one.
+  double unevenness(int64_t cuts) const {
+    return static_cast<double>(divide_up(units(), cuts) * cuts) / static_cast<double>(units());
+  }
+};
+
+// Blocks of pixels and channels, near kPixelBlock and kChannelBlock, and as many as threads can share
+// evenly. Where few blocks are left, the axis with the larger operand is cut further: the other one
+// is read by every thread.
+struct Blocking {
+  Cuts pixels, channels;
+
+  Blocking(int64_t pixel_count, int64_t channel_count, int64_t groups, int64_t pixel_unit,
+           int64_t channel_unit)
+      : pixels{pixel_count, pixel_unit, nearest(pixel_count, kPixelBlock)},
+        channels{channel_count, channel_unit, nearest(channel_count, kChannelBlock)} {
+    const int64_t threads = num_threads(), tasks = groups * pixels.blocks * channels.blocks;
+    if (tasks % threads == 0 || tasks >= 16 * threads) return;
+    const int64_t pixel_cuts = divide_up(pixels.blocks, threads) * threads;
+    const int64_t channel_cuts = divide_up(channels.blocks, threads) * threads;
+    const double by_pixels = pixels.unevenness(pixel_cuts);
+    const double by_channels = channels.unevenness(channel_cuts);
+    const bool prefer_channels = channel_count > 2 * pixel_count;
+    if (by_channels < by_pixels || (prefer_channels && by_channels < 1.1 * by_pixels))
+      channels.blocks = smaller(channel_cuts, channels.units());
+    else
+      pixels.blocks = smaller(pixel_cuts, pixels.units());
+  }
+
+  static int64_t nearest(int64_t count, int64_t block) {
+    return larger((count + block / 2) / block, int64_t{1});
   }
 };
 
 // Calls body(g, m_begin, m_end, k_begin, k_end) for every task, channel blocks of a pixel block
 // next to each other.
 template <class Body>
-void for_each_task(const Blocking& blocks, int64_t pixel_count, int64_t channel_count,
-                   int64_t groups, const Body& body) {
-  const int64_t tasks = groups * blocks.pixel_blocks * blocks.channel_blocks;
-  parallel_for(tasks, 1, [&](int64_t begin, int64_t end) {
+void for_each_task(const Blocking& blocks, int64_t groups, const Body& body) {
+  const Cuts &pixels = blocks.pixels, &channels = blocks.channels;
+  parallel_for(groups * pixels.blocks * channels.blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t k = task % blocks.channel_blocks * blocks.channels;
-      const int64_t m = task / blocks.channel_blocks % blocks.pixel_blocks * blocks.pixels;
-      body(task / blocks.channel_blocks / blocks.pixel_blocks, m,
-           smaller(m + blocks.pixels, pixel_count), k, smaller(k + blocks.channels, channel_count));
+      const int64_t k = task % channels.blocks, rest = task / channels.blocks;
+      const int64_t m = rest % pixels.blocks;
+      body(rest / pixels.blocks, pixels.begin(m), pixels.begin(m + 1), channels.begin(k),
+           channels.begin(k + 1));
     }
   });
 }
@@ -103,19 +148,17 @@ void run_pixel_lanes(const Product<S>& p, const Compute<S>* prepared) {
   using T = Compute<S>;
   const int64_t depth = p.source.depth(), pixel_count = p.source.grid.count();
   const WeightRows<S> weight(p, prepared);
-  const Blocking blocks(pixel_count, p.K, p.G, kTileColumns<T>, kTileRows);
-  for_each_task(blocks, pixel_count, p.K, p.G,
-                [&](int64_t g, int64_t m, int64_t m_end, int64_t k, int64_t k_end) {
-                  const PixelSource<S> source = source_of_group(p, g);
-                  Scratch<T> unfolded(blocks.pixels * smaller(kDepthBlock<T>, depth));
-                  PixelPanels<S> panels{source, m, m_end, unfolded.data()};
-                  DirectRows<T> rows = weight.rows(g, k);
-                  const int64_t channel = g * p.K + k;
-                  const StorePixelLanes<S> store{p.target,
-                                                 p.target.data + channel * p.target.stride_k,
-                                                 p.bias ? p.bias + channel : nullptr, m};
-                  multiply_block<T>(k_end - k, m_end - m, depth, rows, panels, store);
-                });
+  const Blocking blocks(pixel_count, p.K, p.G, kTileColumns<T>, 1);
+  for_each_task(blocks, p.G, [&](int64_t g, int64_t m, int64_t m_end, int64_t k, int64_t k_end) {
+    const PixelSource<S> source = source_of_group(p, g);
+    Scratch<T> unfolded(blocks.pixels.longest() * smaller(kDepthBlock<T>, depth));
+    PixelPanels<S> panels{source, m, m_end, unfolded.data()};
+    DirectRows<T> rows = weight.rows(g, k);
+    const int64_t channel = g * p.K + k;
+    const StorePixelLanes<S> store{p.target, p.target.data + channel * p.target.stride_k,
+                                   p.bias ? p.bias + channel : nullptr, m};
+    multiply_block<T>(k_end - k, m_end - m, depth, rows, panels, store);
+  });
 }
 
 template <class S>
@@ -126,29 +169,29 @@ void run_channel_lanes(const Product<S>& p, const Compute<S>* prepared) {
   Scratch<T> packed(prepared ? 0 : weight_panels_size(p));
   if (!prepared) pack_weight_panels(p, packed.data());
   const T* const weight = prepared ? prepared : packed.data();
-  const bool plain = kSame<S, T> && p.source.is_plain_matrix();
+  // Rows that lie a multiple of 4 KiB apart share their sets of L1: a copy does not.
+  const bool plain = kSame<S, T> && p.source.is_plain_matrix() &&
+                     p.source.pixel_stride() * int64_t{sizeof(T)} % 4096 != 0;
 
-  const Blocking blocks(pixel_count, p.K, p.G, kTileRows, kTileColumns<T>);
-  for_each_task(
-      blocks, pixel_count, p.K, p.G,
-      [&](int64_t g, int64_t m, int64_t m_end, int64_t k, int64_t k_end) {
-        const PixelSource<S> source = source_of_group(p, g);
-        const int64_t panel = g * panels_per_group + k / kTileColumns<T>;
-        PackedPanels<T> panels{weight + panel * depth * kTileColumns<T>, depth};
-        const int64_t channel = g * p.K + k;
-        const StoreChannelLanes<S> store{p.target, p.target.data + channel * p.target.stride_k,
-                                         p.bias ? p.bias + channel : nullptr, m};
-        if constexpr (kSame<S, T>) {
-          if (plain) {
-            const S* first = source.row_of(source.taps[0], 0, 0) + m * source.pixel_stride();
-            DirectRows<T> rows{first, source.pixel_stride(), 1};
-            return multiply_block<T>(m_end - m, k_end - k, depth, rows, panels, store);
-          }
-        }
-        Scratch<T> unfolded((m_end - m) * kDepthBlock<T>);
-        PixelRows<S> rows{source, m, m_end, unfolded.data()};
-        multiply_block<T>(m_end - m, k_end - k, depth, rows, panels, store);
-      });
+  const Blocking blocks(pixel_count, p.K, p.G, 1, kTileColumns<T>);
+  for_each_task(blocks, p.G, [&](int64_t g, int64_t m, int64_t m_end, int64_t k, int64_t k_end) {
+    const PixelSource<S> source = source_of_group(p, g);
+    const int64_t panel = g * panels_per_group + k / kTileColumns<T>;
+    PackedPanels<T> panels{weight + panel * depth * kTileColumns<T>, depth};
+    const int64_t channel = g * p.K + k;
+    const StoreChannelLanes<S> store{p.target, p.target.data + channel * p.target.stride_k,
+                                     p.bias ? p.bias + channel : nullptr, m};
+    if constexpr (kSame<S, T>) {
+      if (plain) {
+        const S* first = source.row_of(source.taps[0], 0, 0) + m * source.pixel_stride();
+        DirectRows<T> rows{first, source.pixel_stride(), 1};
+        return multiply_block<T>(m_end - m, k_end - k, depth, rows, panels, store);
+      }
+    }
+    Scratch<T> unfolded((m_end - m) * kDepthBlock<T>);
+    PixelRows<S> rows{source, m, m_end, unfolded.data()};
+    multiply_block<T>(m_end - m, k_end - k, depth, rows, panels, store);
+  });
 }
 
 }  // namespace

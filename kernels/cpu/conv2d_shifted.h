@@ -96,6 +96,40 @@ bool shifting_pays(const Product<S>& p) {
   return (ShiftedStrip<S>(p.source).width() - J) * p.K <= 16 * J;
 }
 
+// Tiles [k][m] of a grid of rows `width` long, of which the first J pixels are wanted.
+template <class S>
+struct StoreShifted {
+  using T = Compute<S>;
+  const Target<S>& target;
+  S* data;        // of the task's first channel and row
+  const T* bias;  // of its first channel, or null
+  int64_t J, width;
+
+  // In place where the pixels lie in one row.
+  TileEnd<T> end(int64_t k, int64_t, int64_t m, int64_t columns) const {
+    TileEnd<T> end{nullptr, target.stride_k, columns, bias ? bias + k : nullptr};
+    if constexpr (kSame<S, T>) {
+      const int64_t j = m % width;
+      if (target.stride_j == 1 && j < J && j + columns <= width) {
+        end.c = data + m / width * target.stride_i + j + k * target.stride_k;
+        end.columns = smaller(columns, J - j);
+      }
+    }
+    return end;
+  }
+
+  void operator()(int64_t k, int64_t rows, int64_t m, int64_t columns, const T* tile,
+                  int64_t stride) const {
+    for_each_run({1, (m + columns) / width + 1, width}, m, m + columns,
+                 [&](int64_t, int64_t i, int64_t j, int64_t length, int64_t offset) {
+                   S* to = data + k * target.stride_k + i * target.stride_i + j * target.stride_j;
+                   for (int64_t r = 0; r < rows && j < J; ++r)
+                     store_run(to + r * target.stride_k, target.stride_j,
+                               tile + r * stride + offset, smaller(length, J - j), T{0});
+                 });
+  }
+};
+
 template <class S>
 void run_shifted(const Product<S>& p, const Compute<S>* prepared) {
   using T = Compute<S>;
@@ -117,18 +151,8 @@ void run_shifted(const Product<S>& p, const Compute<S>* prepared) {
         ShiftedPanels<T> panels{memory.data(), offsets.data()};
         S* to = p.target.data + n * p.target.stride_n + i * p.target.stride_i +
                 channel * p.target.stride_k;
-        const auto store = [&](int64_t r, int64_t count, int64_t m, int64_t columns, const T* tile,
-                               int64_t stride) {
-          for_each_run({1, i_end - i, strip.width()}, m, m + columns,
-                       [&](int64_t, int64_t row, int64_t j, int64_t length, int64_t offset) {
-                         for (int64_t q = 0; q < count && j < J; ++q)
-                           store_run(to + (r + q) * p.target.stride_k + row * p.target.stride_i +
-                                         j * p.target.stride_j,
-                                     p.target.stride_j, tile + q * stride + offset,
-                                     smaller(length, J - j),
-                                     p.bias ? p.bias[channel + r + q] : T{0});
-                       });
-        };
+        const StoreShifted<S> store{p.target, to, p.bias ? p.bias + channel : nullptr, J,
+                                    strip.width()};
         multiply_block<T>(smaller(p.K - k, kChannelBlock), (i_end - i - 1) * strip.width() + J,
                           depth, rows, panels, store);
       }

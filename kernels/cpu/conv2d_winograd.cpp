@@ -323,16 +323,19 @@ class TargetTiles {
 void multiply_tiles(int64_t tiles, int64_t C, const T* source, int64_t source_stride,
                     int64_t source_plane, const T* panel, T* products, int64_t plane) {
   constexpr int64_t kColumns = kTileColumns<T>;
+  const int64_t parts = divide_up(tiles, int64_t{kTileRows});
   for (int i = 0; i < kProducts; ++i)
     for (int64_t c = 0; c < C; c += kDepthBlock<T>) {
       const int64_t depth = smaller(C - c, kDepthBlock<T>);
       const PackedPanel<T> b{panel + (i * C + c) * kColumns};
-      for (int64_t tile = 0; tile < tiles;) {
-        const int64_t rows = next_tile_rows(tiles - tile);
-        multiply_rows<T, kTileVectors, true>(
-            rows, depth, source + i * source_plane + tile * source_stride + c, source_stride, b,
-            products + i * plane + tile * kColumns, kColumns, c > 0);
-        tile += rows;
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t tile = part_begin(tiles, parts, part);
+        T* const to = products + i * plane + tile * kColumns;
+        const TileEnd<T> end{to,      kColumns, kColumns, nullptr, nullptr, c > 0 ? to : nullptr,
+                             kColumns};
+        multiply_rows<T, kTileVectors, true>(part_begin(tiles, parts, part + 1) - tile, depth,
+                                             source + i * source_plane + tile * source_stride + c,
+                                             source_stride, b, end);
       }
     }
 }

@@ -7,10 +7,12 @@
 // block of c:
 //
 //   for each depth block (kDepthBlock)            both operands prepare it: pack, widen or nothing
-//     for each panel of kTileColumns columns      b: [depth][kTileColumns], stays in L1
-//       for each tile of kTileRows rows           a: any two strides, streams from L2
+//     for each tile of up to kTileRows rows       a: any two strides, stays in L1
+//       for each panel of kTileColumns columns    b: [depth][kTileColumns], streams from L2
 //         multiply_tile                           kTileRows x kTileVectors registers of sums
-//         after the last depth block: store       while the tile is in L1
+//         after the last depth block              sums and bias go from registers to the target
+//
+// So rows of the target are written from end to end.
 //
 // Each depth block is summed for itself, then added: the error of a sum of L grows with the square
 // root of the longer of block and number of blocks, not of L. The order depends on the depth alone:
@@ -81,16 +83,70 @@ struct PackedPanels {
   }
 };
 
-// c[kRows][kVectors vectors] (+)= a * b. kDepthContiguous: depth_stride is 1, else row_stride is.
+// What becomes of a tile's sums: c[i][j] = sums[i][j] + partial[i][j] + bias, each addend where there
+// is one. This is where a product ends, whoever takes the tile.
+template <class T>
+struct TileEnd {
+  T* c;
+  int64_t stride;   // between the rows of c
+  int64_t columns;  // of c; the sums of further ones are dropped
+  const T* row_bias = nullptr;
+  const T* column_bias = nullptr;
+  const T* partial = nullptr;  // sums of the depth blocks before, whole panels wide
+  int64_t partial_stride = 0;
+};
+
+template <class T, int kRows, int kVectors>
+FASTCONV_INLINE void finish_tile(Vec<T> (&sums)[kRows][kVectors], const TileEnd<T>& end) {
+  using V = Vec<T>;
+  const auto each = [&](const auto& body) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) body(i, j);
+  };
+  const auto some = [&](int j) {
+    const int64_t lanes = end.columns - j * V::kLanes;
+    return lanes < 0 ? 0 : smaller(lanes, int64_t{V::kLanes});
+  };
+  if (end.partial) {
+    each([&](int i, int j) {
+      const T* from = end.partial + i * end.partial_stride + j * V::kLanes;
+      sums[i][j] = V::load(from) + sums[i][j];
+    });
+  }
+  if (end.row_bias)
+    each([&](int i, int j) { sums[i][j] = sums[i][j] + V::broadcast(end.row_bias[i]); });
+  if (end.column_bias) {
+    V bias[kVectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j)
+      bias[j] = load_some(end.column_bias + j * V::kLanes, some(j));
+    each([&](int i, int j) { sums[i][j] = sums[i][j] + bias[j]; });
+  }
+  if (end.columns >= kVectors * V::kLanes)
+    each([&](int i, int j) { sums[i][j].store(end.c + i * end.stride + j * V::kLanes); });
+  else
+    each([&](int i, int j) {
+      store_some(end.c + i * end.stride + j * V::kLanes, sums[i][j], some(j));
+    });
+}
+
+// The tile a * b of kRows x kVectors vectors. kDepthContiguous: depth_stride is 1, else row_stride is.
 template <class T, int kRows, int kVectors, bool kDepthContiguous, class Panel>
 void multiply_tile(int64_t depth, const T* __restrict a, int64_t a_stride, const Panel b,
-                   T* __restrict c, int64_t c_stride, bool accumulate) {
+                   const TileEnd<T>& end) {
   using V = Vec<T>;
   V sums[kRows][kVectors];
 #pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i)
+  for (int i = 0; i < kRows; ++i) {
+    // What is written last is fetched first: the products hide its way from memory.
+    __builtin_prefetch(end.c + i * end.stride, 1);
+    __builtin_prefetch(end.c + i * end.stride + smaller(end.columns, int64_t{kTileColumns<T>}) - 1,
+                       1);
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) sums[i][j] = V::zero();
+  }
 
   for (int64_t d = 0; d < depth; ++d) {
     V columns[kVectors];
@@ -104,87 +160,75 @@ void multiply_tile(int64_t depth, const T* __restrict a, int64_t a_stride, const
     }
     a += kDepthContiguous ? 1 : a_stride;
   }
-
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) {
-      T* to = c + i * c_stride + j * V::kLanes;
-      (accumulate ? V::load(to) + sums[i][j] : sums[i][j]).store(to);
-    }
+  finish_tile(sums, end);
 }
 
-// How many of the `rest` rows the next tile takes: only these heights are compiled.
-FASTCONV_INLINE int64_t next_tile_rows(int64_t rest) {
-  if (rest >= kTileRows) return kTileRows;
-  return rest >= 6 ? 6 : rest >= 4 ? 4 : rest >= 2 ? 2 : 1;
+// The tile of `rows` rows, 1 <= rows <= kTileRows.
+template <class T, int kVectors, bool kDepthContiguous, int kRows = kTileRows, class Panel>
+FASTCONV_INLINE void multiply_rows(int64_t rows, int64_t depth, const T* a, int64_t a_stride,
+                                   const Panel& b, const TileEnd<T>& end) {
+  if constexpr (kRows > 1)
+    if (rows < kRows)
+      return multiply_rows<T, kVectors, kDepthContiguous, kRows - 1>(rows, depth, a, a_stride, b,
+                                                                     end);
+  multiply_tile<T, kRows, kVectors, kDepthContiguous>(depth, a, a_stride, b, end);
 }
 
-// The tile of that height, and of one vector where the panel holds no more.
-template <class T, int kVectors, bool kDepthContiguous, class Panel>
-void multiply_rows(int64_t rows, int64_t depth, const T* a, int64_t a_stride, const Panel b, T* c,
-                   int64_t c_stride, bool accumulate) {
-  const auto multiply = [&](auto height) {
-    multiply_tile<T, decltype(height)::value, kVectors, kDepthContiguous>(depth, a, a_stride, b, c,
-                                                                          c_stride, accumulate);
-  };
-  if (rows == kTileRows)
-    multiply(std::integral_constant<int, kTileRows>());
-  else if (rows == 6)
-    multiply(std::integral_constant<int, 6>());
-  else if (rows == 4)
-    multiply(std::integral_constant<int, 4>());
-  else if (rows == 2)
-    multiply(std::integral_constant<int, 2>());
+template <class T, bool kDepthContiguous, class Rows, class Panel>
+void multiply_panel(const Rows& a, int64_t i, int64_t rows, int64_t columns, int64_t depth,
+                    const Panel& b, const TileEnd<T>& end) {
+  const int64_t stride = kDepthContiguous ? a.row_stride : a.depth_stride;
+  if (columns <= Vec<T>::kLanes)
+    multiply_rows<T, 1, kDepthContiguous>(rows, depth, a.row(i), stride, b, end);
   else
-    multiply(std::integral_constant<int, 1>());
+    multiply_rows<T, kTileVectors, kDepthContiguous>(rows, depth, a.row(i), stride, b, end);
 }
 
-template <class T, class Rows, class Panel>
-FASTCONV_INLINE void multiply_panel(const Rows& a, int64_t i, int64_t rows, int64_t columns,
-                                    int64_t depth, const Panel& b, T* c, int64_t c_stride,
-                                    bool accumulate) {
-  const bool narrow = columns <= Vec<T>::kLanes;
-  if (a.depth_stride == 1) {
-    const auto multiply =
-        narrow ? multiply_rows<T, 1, true, Panel> : multiply_rows<T, kTileVectors, true, Panel>;
-    multiply(rows, depth, a.row(i), a.row_stride, b, c, c_stride, accumulate);
-  } else {
-    const auto multiply =
-        narrow ? multiply_rows<T, 1, false, Panel> : multiply_rows<T, kTileVectors, false, Panel>;
-    multiply(rows, depth, a.row(i), a.depth_stride, b, c, c_stride, accumulate);
-  }
+// Part `index` of `parts` of [0, count), as even as can be: where it begins.
+FASTCONV_INLINE int64_t part_begin(int64_t count, int64_t parts, int64_t index) {
+  return count / parts * index + smaller(count % parts, index);
 }
 
-// Computes rows x columns of c; store(i, rows, j, columns, tile, stride) takes each finished tile,
-// at most kTileRows x kTileColumns, as tile[r * stride + s]. With depth 0 the tiles are zero.
+// Computes rows x columns of c. store.end(i, rows, j, columns) says how a tile, at most kTileRows x
+// kTileColumns, ends; where its c is null, store(i, rows, j, columns, tile, stride) takes the finished
+// tile as tile[r * stride + s]. With depth 0 the sums are zero.
+// Rows are the outer loop: so the rows of c are written from end to end.
 template <class T, class Rows, class Panels, class Store>
 void multiply_block(int64_t rows, int64_t columns, int64_t depth, Rows& a, Panels& b,
                     const Store& store) {
   const int64_t panels = divide_up(columns, int64_t{kTileColumns<T>});
-  const bool one_block = depth <= kDepthBlock<T>;
-  const int64_t stride = one_block ? kTileColumns<T> : panels * kTileColumns<T>;
+  const int64_t tiles = divide_up(rows, int64_t{kTileRows});
+  const int64_t sums_stride = panels * kTileColumns<T>;
   alignas(64) T tile[kTileRows * kTileColumns<T>];
-  Scratch<T> sums(one_block ? 0 : rows * stride);
+  Scratch<T> sums(depth <= kDepthBlock<T> ? 0 : rows * sums_stride);
 
-  int64_t begin = 0;
-  do {
-    const int64_t end = smaller(begin + kDepthBlock<T>, depth);
-    a.prepare(begin, end);
-    b.prepare(begin, end);
-    for (int64_t j = 0; j < panels; ++j) {
-      const auto panel = b.panel(j);
-      for (int64_t i = 0; i < rows;) {
-        const int64_t count = next_tile_rows(rows - i);
-        T* c = one_block ? tile : sums.data() + i * stride + j * kTileColumns<T>;
-        const int64_t first = j * kTileColumns<T>;
-        const int64_t width = smaller(columns - first, int64_t{kTileColumns<T>});
-        multiply_panel<T>(a, i, count, width, end - begin, panel, c, stride, begin > 0);
-        if (end == depth) store(i, count, first, width, c, stride);
-        i += count;
-      }
+  int64_t begin = 0, until = 0;
+  const auto run_tile = [&](int64_t t, int64_t j) {
+    const int64_t i = part_begin(rows, tiles, t), count = part_begin(rows, tiles, t + 1) - i;
+    const int64_t first = j * kTileColumns<T>;
+    const int64_t width = smaller(columns - first, int64_t{kTileColumns<T>});
+    T* const partial = sums.data() + i * sums_stride + first;
+    TileEnd<T> end{partial, sums_stride, kTileColumns<T>};
+    bool staged = false;
+    if (until == depth) {
+      end = store.end(i, count, first, width);
+      staged = !end.c;
+      if (staged) end.c = tile, end.stride = end.columns = kTileColumns<T>;
     }
-    begin = end;
+    if (begin > 0) end.partial = partial, end.partial_stride = sums_stride;
+    if (a.depth_stride == 1)
+      multiply_panel<T, true>(a, i, count, width, until - begin, b.panel(j), end);
+    else
+      multiply_panel<T, false>(a, i, count, width, until - begin, b.panel(j), end);
+    if (staged) store(i, count, first, width, tile, int64_t{kTileColumns<T>});
+  };
+  do {
+    until = smaller(begin + kDepthBlock<T>, depth);
+    a.prepare(begin, until);
+    b.prepare(begin, until);
+    for (int64_t t = 0; t < tiles; ++t)
+      for (int64_t j = 0; j < panels; ++j) run_tile(t, j);
+    begin = until;
   } while (begin < depth);
 }
 
