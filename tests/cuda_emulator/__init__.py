@@ -60,10 +60,16 @@ def _kernels() -> list[Path]:
     return [path for path in sorted((ROOT / "kernels/cuda").glob("*.cu")) if path.stem != "info"]
 
 
+def _rooms() -> list[Path]:
+    """csrc/ without its doors."""
+    doors = {"array_door", "python_module", "torch_ops"}
+    return [path for path in sorted((ROOT / "csrc").glob("*.cpp")) if path.stem not in doors]
+
+
 def _digest() -> str:
     """Of everything that the library is made from."""
     digest = hashlib.sha256(repr(FLAGS + INSTRUMENTED).encode())
-    patterns = ("kernels/*.h", "kernels/cuda/*", "tests/cuda_emulator/**/*")
+    patterns = ("kernels/*.h", "kernels/cuda/*", "csrc/*", "tests/cuda_emulator/**/*")
     for path in sorted({path for pattern in patterns for path in ROOT.glob(pattern)}):
         if path.is_file() and "__pycache__" not in path.parts:
             digest.update(path.read_bytes())
@@ -81,7 +87,7 @@ def build() -> Path:
             return library
 
         def compile_one(source: Path) -> Path:
-            kind = INSTRUMENTED if source.suffix == ".cu" else ["-O2"]
+            kind = INSTRUMENTED if source.suffix == ".cu" else ["-O2", "-DFASTCONV_HAS_CUDA"]
             target = Path(scratch) / f"{source.name}.o"
             command = [compiler(), *FLAGS, *kind, "-c", str(source), "-o", str(target)]
             subprocess.run(command, check=True)
@@ -90,11 +96,14 @@ def build() -> Path:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = list(
                 pool.map(
-                    compile_one, [*_kernels(), *sorted(HERE.glob("*.c*"), key=lambda p: p.name)]
+                    compile_one,
+                    [*_kernels(), *_rooms(), *sorted(HERE.glob("*.c*"), key=lambda p: p.name)],
                 )
             )
         linked = Path(scratch) / "library.so"
-        subprocess.run([compiler(), "-shared", *map(str, objects), "-o", str(linked)], check=True)
+        # fastconv's own library may be loaded, too: each calls its own functions.
+        link = [compiler(), "-shared", "-Wl,-Bsymbolic", *map(str, objects), "-o", str(linked)]
+        subprocess.run(link, check=True)
         linked.replace(library)
     return library
 
@@ -106,12 +115,13 @@ def library() -> ctypes.CDLL:
     loaded.emulator_register.argtypes = (
         *(ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p),
     )
-    loaded.emulator_threads_run.restype = ctypes.c_uint64
+    loaded.emulator_threads_run.restype = loaded.emulator_launches.restype = ctypes.c_uint64
+    loaded.emulator_limit_launches.argtypes = (ctypes.c_int64,)
     loaded.emulator_last_kernel.restype = ctypes.c_size_t
     for name in (
         *("emulate_conv2d", "emulate_conv2d_input_grad", "emulate_conv2d_weight_grad"),
         *("emulate_max_pool2d", "emulate_max_pool2d_backward", "emulate_planted", "planted_name"),
-        *("emulate_probe", "emulate_tiled_map", "emulate_window_map"),
+        *("emulate_probe", "emulate_tiled_map", "emulate_window_map", "emulate_operation"),
     ):
         getattr(loaded, name).restype = ctypes.c_char_p
     return loaded

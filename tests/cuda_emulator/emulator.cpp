@@ -30,7 +30,9 @@ constexpr int kMaxResident = 8192;  // threads of the blocks of a cooperative la
 std::vector<std::unique_ptr<Block>> blocks;
 jmp_buf scheduler;
 const Launch* running = nullptr;
-uint64_t threads_run = 0;
+uint64_t threads_run = 0, launches = 0;
+int64_t launches_left = -1;
+cudaStream_t callers_stream = nullptr;
 size_t last_kernel = 0;  // its place in the library
 std::string failure;
 
@@ -250,6 +252,12 @@ void wake(const void* object) {
 
 cudaError_t launch(const Launch& launch) {
   failure.clear();
+  if (launch.stream != callers_stream) {
+    failure = "a launch on another stream than the caller's";
+    return cudaErrorLaunchFailure;
+  }
+  if (launches_left-- == 0) return cudaErrorInvalidConfiguration;
+  ++launches;
   threads = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
   const uint64_t count = uint64_t{launch.grid.x} * launch.grid.y * launch.grid.z;
   if (threads == 0 || threads > kMaxThreads || threads % kWarp != 0) {
@@ -285,5 +293,10 @@ cudaError_t launch(const Launch& launch) {
 
 }  // namespace emulator
 
+extern "C" void emulator_expect_stream(void* stream) {
+  emulator::callers_stream = static_cast<cudaStream_t>(stream);
+}
+extern "C" void emulator_limit_launches(int64_t count) { emulator::launches_left = count; }
+extern "C" uint64_t emulator_launches() { return emulator::launches; }
 extern "C" uint64_t emulator_threads_run() { return emulator::threads_run; }
 extern "C" size_t emulator_last_kernel() { return emulator::last_kernel; }

@@ -29,4 +29,7 @@ void emulator_forget_all();
 void emulator_set_capability(int capability);  // 80, 90: of the device
 size_t emulator_last_kernel();    // where the kernel of the last launch lies in the library
 uint64_t emulator_threads_run();  // since the library was loaded
+uint64_t emulator_launches();
+void emulator_limit_launches(int64_t count);  // those that follow fail; -1: none does
+void emulator_expect_stream(void* stream);    // a launch on another one fails
 }

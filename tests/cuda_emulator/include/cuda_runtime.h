@@ -82,6 +82,7 @@ struct Launch {
   void** arguments;
   dim3 grid, block;
   size_t shared_bytes;
+  cudaStream_t stream;
   bool cooperative;  // all blocks run at once
 };
 cudaError_t launch(const Launch& launch);
@@ -117,23 +118,28 @@ __attribute__((no_sanitize("kernel-address"))) void emulated_call(const emulator
 
 template <class... P>
 emulator::Launch emulated_launch(void (*kernel)(P...), dim3 grid, dim3 block, void** arguments,
-                                 size_t shared_bytes, bool cooperative) {
+                                 size_t shared_bytes, cudaStream_t stream, bool cooperative) {
   const auto run =
       [](const emulator::Launch& launch) __attribute__((no_sanitize("kernel-address"))) {
     emulated_call<P...>(launch, std::index_sequence_for<P...>{});
   };
-  return {run,        reinterpret_cast<void (*)()>(kernel), arguments, grid, block, shared_bytes,
-          cooperative};
+  return {run,       reinterpret_cast<void (*)()>(kernel),
+          arguments, grid,
+          block,     shared_bytes,
+          stream,    cooperative};
 }
 template <class... P>
 cudaError_t cudaLaunchKernel(void (*kernel)(P...), dim3 grid, dim3 block, void** arguments,
-                             size_t shared_bytes, cudaStream_t) {
-  return emulator::launch(emulated_launch(kernel, grid, block, arguments, shared_bytes, false));
+                             size_t shared_bytes, cudaStream_t stream) {
+  return emulator::launch(
+      emulated_launch(kernel, grid, block, arguments, shared_bytes, stream, false));
 }
 template <class... P>
 cudaError_t cudaLaunchCooperativeKernel(void (*kernel)(P...), dim3 grid, dim3 block,
-                                        void** arguments, size_t shared_bytes, cudaStream_t) {
-  return emulator::launch(emulated_launch(kernel, grid, block, arguments, shared_bytes, true));
+                                        void** arguments, size_t shared_bytes,
+                                        cudaStream_t stream) {
+  return emulator::launch(
+      emulated_launch(kernel, grid, block, arguments, shared_bytes, stream, true));
 }
 
 struct cudaFuncAttributes {
