@@ -315,6 +315,14 @@ def test_the_table_of_a_library(capsys, monkeypatch):
     assert "2 kernels, 2 faults" in said
 
 
+def test_the_ptx_of_a_library_does_not_describe_the_kernels_of_sm_90a(monkeypatch):
+    usage = {arch: objects.parse_ptxas(PTXAS) for arch in ("80", "90a")}
+    monkeypatch.setattr(library, "read", lambda *_: (usage, objects.parse_ptx(PTX), {}))
+    found = {(of.name, of.arch): of.threads for of in report.from_library(Path("a.so"), "")}
+    assert (found["probe_sm90", "80"], found["probe_sm90", "90a"]) == (128, None)
+    assert found["spilling", "90a"] == 1024
+
+
 def test_a_library_cannot_be_read_without_cuobjdump(capsys, monkeypatch):
     monkeypatch.setattr(compiling, "find_cuobjdump", lambda: None)
     assert report.main(["--library", __file__]) == 2
