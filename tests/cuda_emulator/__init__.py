@@ -102,7 +102,8 @@ def build() -> Path:
             )
         linked = Path(scratch) / "library.so"
         # fastconv's own library may be loaded, too: each calls its own functions.
-        link = [compiler(), "-shared", "-Wl,-Bsymbolic", *map(str, objects), "-o", str(linked)]
+        link = [compiler(), "-shared", "-Wl,-Bsymbolic,-z,defs", *map(str, objects)]
+        link += ["-o", str(linked)]
         subprocess.run(link, check=True)
         linked.replace(library)
     return library
