@@ -245,6 +245,12 @@ FASTCONV_INLINE void copy_run(Compute<S>* target, const S* source, int64_t strid
     for (; stride == 2 && i + kLanes < count; i += kLanes)
       even_lanes(load_as_compute(source + 2 * i), load_as_compute(source + 2 * i + kLanes))
           .store(target + i);
+    if (stride == 2 && i < count) {
+      const int64_t rest = 2 * (count - i) - 1, first = smaller(rest, kLanes);
+      const auto some = even_lanes(load_some_as_compute(source + 2 * i, first),
+                                   load_some_as_compute(source + 2 * i + first, rest - first));
+      return store_some(target + i, some, count - i);
+    }
     for (; i < count; ++i) target[i] = to_compute(source[i * stride]);
     return;
   }
