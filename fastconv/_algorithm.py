@@ -110,6 +110,7 @@ def _explained(core: Any, prepared: Any) -> Explanation:
         "winograd": "a 3x3 window that moves by one, where Winograd's algorithm is estimated to "
         f"take {winograd / direct:.2f} of the products of the sums themselves",
         "depthwise": "every channel is convolved for itself",
+        "grouped": "groups of few channels: the lanes are channels of several groups, or pixels",
         "channels": "the channels of the result lie next to each other and fill the lanes",
         "shifted": "pixels of the result fill the lanes, and rows of the input are read in place, "
         "shifted",

@@ -41,7 +41,8 @@ struct Conv2dPreparedHeader {
   Conv2dAlgorithm algorithm;
   int32_t isa;
   DType dtype;
-  int64_t bytes;  // of the whole, header included
+  int32_t arrangement;  // of the algorithm, where it has several
+  int64_t bytes;        // of the whole, header included
   int64_t K, C, G, R, S;
   double direct_cost, winograd_cost;  // in products, as the rule estimates them; 1e300: impossible
   double samples[kConv2dSamples];     // of the weight, evenly spread

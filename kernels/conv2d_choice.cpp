@@ -9,7 +9,8 @@
 namespace fastconv {
 namespace {
 
-constexpr const char* kNames[] = {"channels", "pixels", "shifted", "winograd", "depthwise"};
+constexpr const char* kNames[] = {"channels", "pixels",    "shifted",
+                                  "winograd", "depthwise", "grouped"};
 static_assert(sizeof(kNames) / sizeof(*kNames) == static_cast<size_t>(Conv2dAlgorithm::kCount));
 
 Conv2dAlgorithm algorithm_of(const char* name) {

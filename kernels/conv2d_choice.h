@@ -12,6 +12,7 @@ enum class Conv2dAlgorithm : int32_t {
   kShifted,    // the same without unfolding: rows of the source, shifted
   kWinograd,   // Winograd's F(4x4, 3x3)
   kDepthwise,  // a weighted sum of shifted images, channel by channel
+  kGrouped,    // few channels per group: lanes are channels of several groups, or pixels
   kCount
 };
 const char* name_of(Conv2dAlgorithm algorithm);

@@ -26,7 +26,7 @@ def tensors(layout, shape=(2, 19, 11, 23), K=37, dtype=torch.float32):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("name", ["auto", "channels", "pixels", "shifted", "winograd"])
+@pytest.mark.parametrize("name", ["auto", "channels", "pixels", "shifted", "winograd", "grouped"])
 def test_every_algorithm_agrees_with_the_sum(core, name, layout, dtype):
     core.force_algorithm(name)
     for isa in core.available_isas():
@@ -106,6 +106,7 @@ def test_explain_tells_what_runs(core):
 
     zeros = torch.zeros
     assert algorithm(zeros(1, 8, 9, 9), zeros(8, 1, 3, 3), groups=8) == "depthwise"
+    assert algorithm(zeros(1, 8, 9, 9), zeros(8, 2, 3, 3), groups=4) == "grouped"
     nhwc = zeros(1, 64, 14, 14).contiguous(memory_format=torch.channels_last)
     assert algorithm(nhwc, zeros(64, 64, 1, 1)) == "channels"
     assert algorithm(zeros(1, 64, 14, 14), zeros(64, 64, 1, 1)) == "pixels"
@@ -135,5 +136,30 @@ def test_the_same_bits_for_every_number_of_threads(core, shape, layout):
             )
     finally:
         torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(map(torch.equal, results[0], other))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("C", "K"), [(2, 2), (3, 3), (4, 4), (8, 8), (16, 16), (40, 40), (2, 5)])
+def test_groups_give_the_same_bits_for_every_number_of_threads(layout, C, K):
+    torch.manual_seed(0)
+    image = torch.randn(2, 6 * C, 13, 29).contiguous(memory_format=layout)
+    weight, bias = torch.randn(6 * K, C, 3, 3).contiguous(memory_format=layout), torch.randn(6 * K)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            output = fastconv.functional.conv2d(image, weight, bias, 2, 1, groups=6)
+            gradients = (
+                torch.ops.fastconv.conv2d_weight_grad(output, image, weight.shape, 2, 1, groups=6),
+                torch.ops.fastconv.conv2d_input_grad(output, weight, image.shape, 2, 1, groups=6),
+            )
+            results.append((output, *gradients))
+    finally:
+        torch.set_num_threads(before)
+    truth = torch.conv2d(image.double(), weight.double(), bias.double(), 2, 1, groups=6)
+    assert_close(results[0][0], truth, reduction_length=9 * C + 1)
     for other in results[1:]:
         assert all(map(torch.equal, results[0], other))

@@ -194,3 +194,11 @@ def test_whatever_stands_in_place_of_the_arrangement_is_harmless():
     for wrong in (right.view(torch.int8), right.reshape(1, -1), torch.zeros(8192).byte()[::2]):
         with pytest.raises(RuntimeError, match="conv2d_prepared: expected prepared to be a result"):
             call(image, weight, wrong)
+
+
+def test_a_frozen_grouped_layer_takes_images_of_another_layout():
+    """Both arrangements of its weight are of the same size."""
+    layer = fastconv.freeze(fastconv.Conv2d(64, 64, 3, groups=4, padding=1).eval())
+    image = torch.randn(2, 64, 13, 20)
+    for layout in (torch.contiguous_format, torch.channels_last, torch.contiguous_format):
+        check(layer, image.contiguous(memory_format=layout))

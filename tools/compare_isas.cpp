@@ -240,9 +240,11 @@ int compare_conv2d(DType dtype) {
   const Window2d w = random_window();
   Sizes n(w);
   const int64_t kinds = random_below(4);  // a quarter depthwise, a quarter grouped
-  const int64_t G = kinds == 0 ? n.C : kinds == 1 ? random_in(2, 3) : 1;
+  const int64_t G = kinds == 0 ? n.C : kinds == 1 ? random_in(2, 9) : 1;
   if (kinds == 1) n.C = (n.C + G - 1) / G * G;
-  const int64_t K = G == n.C ? G * random_in(1, 2) : G * random_in(1, 40 / G);
+  const int64_t K = G == n.C                   ? G * random_in(1, 2)
+                    : G > 1 && random_below(2) ? n.C
+                                               : G * random_in(1, 40 / G);
   const int64_t P = output_extent(n.H, w.R, w.stride_h, w.pad_h, w.dilation_h);
   const int64_t Q = output_extent(n.W, w.S, w.stride_w, w.pad_w, w.dilation_w);
   const Layout input = random_layout(n.N, n.C, n.H, n.W, true);

@@ -14,9 +14,10 @@
 //                               b: weight panels, packed once
 //   lanes are pixels (NCHW)     a: weight rows, read in place where possible
 //                               b: pixel panels, packed per thread
-// One task = one block of pixels times one block of channels of one group. Two cases go ways of
-// their own: depthwise convolution, which has no lanes to fill (conv2d_depthwise.h), and windows
-// that move by one over contiguous rows with few channels (conv2d_shifted.h).
+// One task = one block of pixels times one block of channels of one group. Three cases go ways
+// of their own: depthwise convolution, which has no lanes to fill (conv2d_depthwise.h), groups of few
+// channels, which fill no lanes (conv2d_grouped.h), and windows that move by one over contiguous rows
+// with few channels (conv2d_shifted.h).
 // Cost: 2 * N*K*P*Q * C/G*R*S flops.
 #include "../conv2d.h"
 
@@ -67,6 +68,8 @@ void run_product(const Product<S>& p, Conv2dAlgorithm algorithm, const void* pre
   }
   if (algorithm == Conv2dAlgorithm::kDepthwise)
     run_depthwise(p);
+  else if (algorithm == Conv2dAlgorithm::kGrouped)
+    run_grouped(p, weight);
   else if (algorithm == Conv2dAlgorithm::kChannels)
     run_channel_lanes(p, weight);
   else if (algorithm == Conv2dAlgorithm::kShifted)

@@ -11,6 +11,7 @@
 // The constants were fitted to times on Zen 3 and Zen 5 (2026-11); bench/ shows how the choice does.
 // A forced algorithm (FASTCONV_ALGO) is used wherever it can compute the call.
 #pragma once
+#include "conv2d_grouped.h"
 #include "conv2d_shifted.h"
 #include "conv2d_winograd.h"
 
@@ -59,10 +60,12 @@ Conv2dChoice choose_algorithm(const Product<S>& p, bool prepared) {
                     forced == Conv2dAlgorithm::kPixels ||
                     (forced == Conv2dAlgorithm::kShifted && shifting_is_possible(p)) ||
                     (forced == Conv2dAlgorithm::kWinograd && winograd < kImpossible) ||
-                    (forced == Conv2dAlgorithm::kDepthwise && depthwise);
+                    (forced == Conv2dAlgorithm::kDepthwise && depthwise) ||
+                    (forced == Conv2dAlgorithm::kGrouped && grouping_is_possible(p));
   if (fits) return choice(forced);
 
   if (depthwise) return choice(Conv2dAlgorithm::kDepthwise);
+  if (grouping_pays(p)) return choice(Conv2dAlgorithm::kGrouped);
   if (winograd < direct && winograd_is_allowed()) return choice(Conv2dAlgorithm::kWinograd);
   if (channels_are_lanes(p)) return choice(Conv2dAlgorithm::kChannels);
   return choice(shifting_pays(p) ? Conv2dAlgorithm::kShifted : Conv2dAlgorithm::kPixels);

@@ -15,6 +15,8 @@ int64_t prepared_size(const Product<S>& p, Conv2dAlgorithm algorithm) {
       return winograd_weight_size(p);
     case Conv2dAlgorithm::kChannels:
       return weight_panels_size(p);
+    case Conv2dAlgorithm::kGrouped:
+      return grouped_weight_size(p);
     case Conv2dAlgorithm::kPixels:
     case Conv2dAlgorithm::kShifted:
       return weight_is_plain(p) ? 0 : weight_rows_size(p);
@@ -42,19 +44,21 @@ Conv2dPreparedHeader header_for(const Conv2dShape& s, const Product<S>& p) {
   const Conv2dChoice choice = choose_algorithm(p, true);
   const int64_t bytes =
       kConv2dPreparedHeaderBytes + prepared_size(p, choice.algorithm) * int64_t{sizeof(Compute<S>)};
-  Conv2dPreparedHeader header = {kPreparedMagic,
-                                 choice.algorithm,
-                                 static_cast<int32_t>(Isa::FASTCONV_ISA),
-                                 s.dtype,
-                                 bytes,
-                                 s.K,
-                                 s.C,
-                                 s.G,
-                                 s.window.R,
-                                 s.window.S,
-                                 choice.direct_cost,
-                                 choice.winograd_cost,
-                                 {}};
+  Conv2dPreparedHeader header = {
+      kPreparedMagic,
+      choice.algorithm,
+      static_cast<int32_t>(Isa::FASTCONV_ISA),
+      s.dtype,
+      choice.algorithm == Conv2dAlgorithm::kGrouped ? static_cast<int32_t>(grouped_lanes(p)) : 0,
+      bytes,
+      s.K,
+      s.C,
+      s.G,
+      s.window.R,
+      s.window.S,
+      choice.direct_cost,
+      choice.winograd_cost,
+      {}};
   sample_weight(s, p.weight, header.samples);
   return header;
 }
@@ -68,9 +72,9 @@ const void* prepared_weight(const Conv2dShape& s, const Product<S>& p, const voi
   const Conv2dPreparedHeader wanted = header_for(s, p);
   if (__builtin_memcmp(given.samples, wanted.samples, sizeof(wanted.samples)) != 0) return nullptr;
   const bool same = given.algorithm == wanted.algorithm && given.isa == wanted.isa &&
-                    given.dtype == wanted.dtype && given.bytes == wanted.bytes &&
-                    given.K == wanted.K && given.C == wanted.C && given.G == wanted.G &&
-                    given.R == wanted.R && given.S == wanted.S;
+                    given.dtype == wanted.dtype && given.arrangement == wanted.arrangement &&
+                    given.bytes == wanted.bytes && given.K == wanted.K && given.C == wanted.C &&
+                    given.G == wanted.G && given.R == wanted.R && given.S == wanted.S;
   if (!same || wanted.bytes == kConv2dPreparedHeaderBytes) return nullptr;
   return static_cast<const char*>(prepared) + kConv2dPreparedHeaderBytes;
 }
@@ -86,6 +90,8 @@ int64_t prepare_weight(const Conv2dShape& s, const Product<S>& p, void* prepared
   if (header.bytes == kConv2dPreparedHeaderBytes) return header.bytes;
   if (header.algorithm == Conv2dAlgorithm::kChannels)
     pack_weight_panels(p, to);
+  else if (header.algorithm == Conv2dAlgorithm::kGrouped)
+    pack_grouped_weight(p, to);
   else if (header.algorithm != Conv2dAlgorithm::kWinograd)
     pack_weight_rows(p, to);
   else if constexpr (kSame<Compute<S>, float>)

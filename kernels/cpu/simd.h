@@ -122,6 +122,22 @@ FASTCONV_INLINE Vec<T> even_lanes(Vec<T> a, Vec<T> b) {
   return even_lanes(a, b, typename CountLanes<Vec<T>::kLanes>::List());
 }
 
+// The number of a lane, as wide as the lane.
+template <class T>
+using LaneIndex = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
+// Lane i is lane index[i] of v; every index is in [0, kLanes).
+template <class T>
+FASTCONV_INLINE Vec<T> permute(Vec<T> v, Vec<LaneIndex<T>> index) {
+#if defined(__clang__)
+  Vec<T> result;
+  for (int i = 0; i < Vec<T>::kLanes; ++i) result.raw[i] = v.raw[index.raw[i]];
+  return result;
+#else
+  return {__builtin_shuffle(v.raw, index.raw)};
+#endif
+}
+
 // Transposes kLanes registers in place: lane j of register i becomes lane i of register j.
 // Butterfly: in the step of distance d, the halves of registers i and i + d that lie d lanes apart
 // change places.

@@ -1,0 +1,125 @@
+// Source rows with lanes of channels, for grouped convolution (conv2d_grouped.h): a ring in L1 of the
+// rows that some target rows read, widened and padded,
+//
+//   ring[slot][chunk][phase][x][pitch]    channel chunk * pitch + lane of source column
+//                                         first + x * step_w + phase, zero outside
+//
+// so that the pixels of a tile lie `pitch` apart, whatever the stride.
+#pragma once
+#include "conv2d_grouped.h"
+
+namespace fastconv::cpu::FASTCONV_ISA {
+
+// target[i * target_stride + c] = source[i * pixel_stride + c * channel_stride], widened.
+template <class S>
+void copy_pixels(Compute<S>* target, int64_t target_stride, const S* source, int64_t pixel_stride,
+                 int64_t channel_stride, int64_t pixels, int64_t channels) {
+  using V = Vec<Compute<S>>;
+  if (pixel_stride != 1 || channel_stride == 1)
+    return copy_grid(target, target_stride, source, pixel_stride, channel_stride, pixels, channels);
+  for (int64_t c = 0; c < channels; c += V::kLanes)
+    for (int64_t i = 0; i < pixels; i += V::kLanes) {
+      const int64_t count = smaller(pixels - i, int64_t{V::kLanes});
+      const int64_t lanes = smaller(channels - c, int64_t{V::kLanes});
+      V block[V::kLanes];
+      for (int64_t r = 0; r < V::kLanes; ++r)
+        block[r] = r >= lanes ? V::zero()
+                   : count == V::kLanes
+                       ? load_as_compute(source + i + (c + r) * channel_stride)
+                       : load_some_as_compute(source + i + (c + r) * channel_stride, count);
+      transpose(block);
+      for (int64_t r = 0; r < count; ++r)
+        store_some(target + (i + r) * target_stride + c, block[r], lanes);
+    }
+}
+
+template <class S>
+class ChannelRing {
+ public:
+  using T = Compute<S>;
+
+  // `columns`: pixels of the longest piece of a target row; `rows`: target rows that are read at once.
+  ChannelRing(const PixelSource<S>& source, int64_t channels, int64_t columns, int64_t rows,
+              int64_t pitch)
+      : source_(source), span_(source), pitch_(pitch) {
+    slots_ = smaller(span_.rows + (rows - 1) * source.step_h, source.H);
+    phases_ = smaller(source.step_w, span_.columns);
+    width_ = columns + (span_.columns - 1) / source.step_w;
+    row_ = divide_up(channels, pitch) * chunk();
+  }
+
+  int64_t size() const { return (slots_ + 1) * row_; }
+  int64_t slots() const { return slots_; }
+  // Between two chunks of channels of one row.
+  FASTCONV_INLINE int64_t chunk() const { return phases_ * width_ * pitch_; }
+
+  // Lends memory for size() elements and slots() numbers.
+  void use(T* memory, int64_t* tags) { memory_ = memory, tags_ = tags; }
+
+  // From here on: rows of `image` (its first channel), pixels [j, j + columns).
+  void start(const S* image, int64_t channels, int64_t j, int64_t columns) {
+    if (channels != channels_ || j != j_ || columns != columns_) clear_run(memory_, size());
+    image_ = image, channels_ = channels, j_ = j, columns_ = columns;
+    for (int64_t i = 0; i < slots_; ++i) tags_[i] = -1;
+  }
+
+  // Where tap t of target row i reads pixel j; null outside. Taps of one row follow each other.
+  FASTCONV_INLINE const T* tap(int64_t i, int64_t t) {
+    const int64_t h = i * source_.step_h + source_.taps[t].h;
+    if (h < 0 || h >= source_.H) return nullptr;
+    return row_at(h) + column(t);
+  }
+  // Zeros, to read instead.
+  FASTCONV_INLINE const T* zeros(int64_t t) const { return memory_ + slots_ * row_ + column(t); }
+
+ private:
+  FASTCONV_INLINE int64_t column(int64_t t) const {
+    const int64_t w = source_.taps[t].w - span_.w;
+    return (w % source_.step_w * width_ + w / source_.step_w) * pitch_;
+  }
+
+  FASTCONV_INLINE const T* row_at(int64_t h) {
+    const int64_t slot = h % slots_;
+    if (tags_[slot] != h) fill(memory_ + slot * row_, h);
+    tags_[slot] = h;
+    return memory_ + slot * row_;
+  }
+
+  void fill(T* row, int64_t h) const {
+    const S* from = image_ + h * source_.stride_h;
+    const int64_t step = source_.step_w, stride = source_.stride_w;
+    const int64_t last = columns_ + (span_.columns - 1) / step;
+    for (int64_t c = 0; c < channels_; c += pitch_)
+      for (int64_t phase = 0; phase < phases_; ++phase) {
+        const int64_t w = j_ * step + span_.w + phase;
+        const int64_t begin = smaller(w >= 0 ? 0 : divide_up(-w, step), last);
+        const int64_t end = smaller(w >= source_.W ? 0 : divide_up(source_.W - w, step), last);
+        T* to = row + c / pitch_ * chunk() + phase * width_ * pitch_;
+        copy_pixels(to + begin * pitch_, pitch_,
+                    from + (w + begin * step) * stride + c * source_.stride_c, step * stride,
+                    source_.stride_c, end - begin, smaller(channels_ - c, pitch_));
+      }
+  }
+
+  const PixelSource<S>& source_;
+  WindowSpan span_;
+  int64_t pitch_, slots_, phases_, width_, row_;
+  T* memory_ = nullptr;
+  int64_t* tags_ = nullptr;  // which source row a slot holds
+  const S* image_ = nullptr;
+  int64_t channels_ = -1, j_ = -1, columns_ = -1;
+};
+
+// Lane (g, j) of permutation d is lane (g, (j + d * direction) mod K).
+template <class T>
+FASTCONV_INLINE void set_rotations(int64_t K, int64_t count, int64_t direction,
+                                   LaneIndex<T>* index) {
+  constexpr int64_t kLanes = Vec<T>::kLanes;
+  for (int64_t d = 0; d < count; ++d)
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const int64_t j = lane % K, from = lane - j + (j + K + direction * (d % K)) % K;
+      *index++ = static_cast<LaneIndex<T>>(from < kLanes ? from : lane);
+    }
+}
+
+}  // namespace fastconv::cpu::FASTCONV_ISA
