@@ -1,10 +1,12 @@
 // conv2d, the weight's gradient: which of the algorithms runs.
 //
 //   conv2d_depthwise.h             one channel per group
+//   conv2d_grouped_weight_grad.h   few channels per group
 //   conv2d_weight_grad_rows.h      few channels, NCHW: lanes are pixels
 //   conv2d_weight_grad_blocks.h    all else: a matrix product whose depth is the pixels
 #include "../conv2d.h"
 #include "conv2d_depthwise.h"
+#include "conv2d_grouped_weight_grad.h"
 #include "conv2d_weight_grad_blocks.h"
 #include "conv2d_weight_grad_rows.h"
 
@@ -51,6 +53,8 @@ void weight_grad(const Conv2dShape& s, const S* grad_output, const S* input, S* 
   grad.taps = tap.data() + taps, grad.tap_count = 1;
   if (depthwise) {
     depthwise_weight_grad(source, grad, s.G, grad_weight, stride[0]);
+  } else if (grouped_weight_grad_pays(source, grad, s.G)) {
+    grouped_weight_grad(source, grad, s.G, grad_weight, stride[0], stride[1]);
   } else if (!channels_last && rows_pay(source, K)) {
     weight_grad_rows(source, grad, s.G, K, grad_weight, stride[0], stride[1]);
   } else if (s.window.R == 1 || s.window.S == 1 || stride[2] == s.window.S * stride[3]) {
