@@ -10,23 +10,35 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-// target[i * target_stride + c] = source[i * pixel_stride + c * channel_stride], widened.
+// source[0], source[stride], ... in the first `count` lanes, the others zero.
+template <class S>
+FASTCONV_INLINE Vec<Compute<S>> load_run(const S* source, int64_t stride, int64_t count) {
+  using V = Vec<Compute<S>>;
+  if (stride == 1) {
+    if (count == V::kLanes) return load_as_compute(source);
+    return load_some_as_compute(source, count);
+  }
+  alignas(64) Compute<S> lanes[V::kLanes] = {};
+  copy_run(lanes, source, stride, count);
+  return V::load(lanes);
+}
+
+// target[i * target_stride + c] = source[i * pixel_stride + c * channel_stride], widened; blocks are
+// transposed in registers where channels lie apart.
 template <class S>
 void copy_pixels(Compute<S>* target, int64_t target_stride, const S* source, int64_t pixel_stride,
                  int64_t channel_stride, int64_t pixels, int64_t channels) {
   using V = Vec<Compute<S>>;
-  if (pixel_stride != 1 || channel_stride == 1)
+  if (channel_stride == 1)
     return copy_grid(target, target_stride, source, pixel_stride, channel_stride, pixels, channels);
   for (int64_t c = 0; c < channels; c += V::kLanes)
     for (int64_t i = 0; i < pixels; i += V::kLanes) {
       const int64_t count = smaller(pixels - i, int64_t{V::kLanes});
       const int64_t lanes = smaller(channels - c, int64_t{V::kLanes});
+      const S* from = source + i * pixel_stride + c * channel_stride;
       V block[V::kLanes];
       for (int64_t r = 0; r < V::kLanes; ++r)
-        block[r] = r >= lanes ? V::zero()
-                   : count == V::kLanes
-                       ? load_as_compute(source + i + (c + r) * channel_stride)
-                       : load_some_as_compute(source + i + (c + r) * channel_stride, count);
+        block[r] = r < lanes ? load_run(from + r * channel_stride, pixel_stride, count) : V::zero();
       transpose(block);
       for (int64_t r = 0; r < count; ++r)
         store_some(target + (i + r) * target_stride + c, block[r], lanes);
