@@ -130,22 +130,61 @@ struct Forward {
     shape.input = strides_of(input), shape.weight = strides_of(weight);
   }
 
+  void check_per_channel(const char* what, const TensorView& tensor) const {
+    if (tensor.ndim != 1 || tensor.sizes[0] != shape.K)
+      fail(name, std::string("1-d ") + what + " with " + std::to_string(shape.K) + " elements",
+           "size " + sizes_of(tensor));
+    check_same_dtype(name, given, "input", tensor, what);
+    check_same_device(name, given, "input", tensor, what);
+  }
+
   const void* add_bias(const TensorView* bias) {
     if (!bias) return nullptr;
-    if (bias->ndim != 1 || bias->sizes[0] != shape.K)
-      fail(name, "1-d bias with " + std::to_string(shape.K) + " elements",
-           "size " + sizes_of(*bias));
-    check_same_dtype(name, given, "input", *bias, "bias");
-    check_same_device(name, given, "input", *bias, "bias");
+    check_per_channel("bias", *bias);
     shape.bias_stride = bias->strides[0];
     return bias->data;
+  }
+
+  Epilogue read_epilogue(const TensorView* scale, const TensorView* residual,
+                         int64_t activation) const {
+    constexpr int64_t kCount = static_cast<int64_t>(Activation::kCount);
+    if (activation < 0 || activation >= kCount)
+      fail(name, "activation in [0, " + std::to_string(kCount) + ")", std::to_string(activation));
+    Epilogue epilogue;
+    epilogue.activation = static_cast<Activation>(activation);
+    if (scale) {
+      check_per_channel("scale", *scale);
+      epilogue.scale = scale->data, epilogue.scale_stride = scale->strides[0];
+    }
+    if (residual) {
+      check_residual(*residual);
+      epilogue.residual = residual->data;
+    }
+    return epilogue;
+  }
+
+  void check_residual(const TensorView& residual) const {
+    const Conv2dShape& s = shape;
+    const int64_t sizes[4] = {s.N, s.K, s.P, s.Q};
+    if (residual.ndim != given.ndim)
+      fail(name, "residual of " + std::to_string(given.ndim) + " dimensions, as input has",
+           "size " + sizes_of(residual));
+    const TensorView image = batched(residual);
+    check_sizes(name, "residual", image, sizes);
+    check_same_dtype(name, given, "input", residual, "residual");
+    check_same_device(name, given, "input", residual, "residual");
+    const Strides4 wanted = new_strides(sizes, is_channels_last());
+    for (int axis = 0; axis < 4; ++axis)
+      if (sizes[axis] > 1 && image.strides[axis] != wanted.s[axis] && !is_empty(image))
+        fail(name, "residual laid out as the output, strides " + text_of(4, wanted.s),
+             "strides " + text_of(4, image.strides));
   }
 
   bool is_channels_last() const {
     return fastconv::is_channels_last(input) || fastconv::is_channels_last(weight);
   }
 
-  void run(Call& call, const void* bias, const void* prepared) {
+  void run(Call& call, const void* bias, const void* prepared, const Epilogue* epilogue = nullptr) {
     const Conv2dShape& s = shape;
     const TensorView output = new_tensor(name, call, {s.N, s.K, s.P, s.Q}, is_channels_last(),
                                          given.ndim == 3, s.dtype, input.device);
@@ -156,7 +195,7 @@ struct Forward {
       FASTCONV_LAUNCH_CUDA(name, call, input.device, conv2d_forward, s, input.data, weight.data,
                            bias, output.data);
     else
-      cpu::conv2d_forward(s, input.data, weight.data, bias, prepared, output.data);
+      cpu::conv2d_forward(s, input.data, weight.data, bias, prepared, epilogue, output.data);
   }
 };
 
@@ -166,21 +205,37 @@ void forward(Call& call) {
   conv.run(call, bias, nullptr);
 }
 
-void forward_prepared(Call& call) {
-  Forward conv("conv2d_prepared", call, 4);
-  const TensorView& prepared = call.tensor(2);
+// The prepared weight as the kernels take it. What was made for another call is ignored by them, if
+// it is whole.
+const void* read_prepared(const char* name, const TensorView& prepared) {
   if (prepared.ndim != 1 || prepared.dtype != DType::kUInt8 ||
       prepared.device.type != DeviceType::kCpu ||
       (prepared.sizes[0] > 1 && prepared.strides[0] != 1))
-    fail(conv.name, "prepared to be a result of conv2d_prepare",
+    fail(name, "prepared to be a result of conv2d_prepare",
          "another tensor, of size " + sizes_of(prepared));
-  const void* bias = conv.add_bias(call.optional_tensor(3));
-  // What was made for another call is ignored by the kernel, if it is whole.
   const auto* header = static_cast<const Conv2dPreparedHeader*>(prepared.data);
   const bool whole = prepared.sizes[0] >= kConv2dPreparedHeaderBytes &&
                      reinterpret_cast<uintptr_t>(header) % alignof(Conv2dPreparedHeader) == 0 &&
                      header->bytes == prepared.sizes[0];
-  conv.run(call, bias, whole ? header : nullptr);
+  return whole ? header : nullptr;
+}
+
+void forward_prepared(Call& call) {
+  Forward conv("conv2d_prepared", call, 4);
+  const void* prepared = read_prepared(conv.name, call.tensor(2));
+  const void* bias = conv.add_bias(call.optional_tensor(3));
+  conv.run(call, bias, prepared);
+}
+
+void forward_fused(Call& call) {
+  Forward conv("conv2d_fused", call, 7);
+  if (conv.input.device.type != DeviceType::kCpu)
+    fail(conv.name, "CPU tensors", text_of(conv.input.device));
+  const void* bias = conv.add_bias(call.optional_tensor(2));
+  const TensorView* prepared = call.optional_tensor(5);
+  const Epilogue epilogue =
+      conv.read_epilogue(call.optional_tensor(3), call.optional_tensor(4), call.integer(6));
+  conv.run(call, bias, prepared ? read_prepared(conv.name, *prepared) : nullptr, &epilogue);
 }
 
 void prepare(Call& call) {
@@ -268,6 +323,10 @@ const RegisterOperation kOperations[] = {
     {"conv2d_prepared(Tensor input, Tensor weight, Tensor prepared, Tensor? bias=None, "
      "int[2] stride=1, int[2] padding=0, int[2] dilation=1, int groups=1) -> Tensor",
      forward_prepared},
+    {"conv2d_fused(Tensor input, Tensor weight, Tensor? bias=None, Tensor? scale=None, "
+     "Tensor? residual=None, Tensor? prepared=None, int activation=0, int[2] stride=1, "
+     "int[2] padding=0, int[2] dilation=1, int groups=1) -> Tensor",
+     forward_fused},
     {"conv2d_input_grad(Tensor grad_output, Tensor weight, SymInt[] input_size, int[2] stride=1, "
      "int[2] padding=0, "
      "int[2] dilation=1, int groups=1) -> Tensor",

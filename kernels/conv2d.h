@@ -16,6 +16,7 @@
 #pragma once
 #include "conv2d_choice.h"
 #include "dtype.h"
+#include "epilogue.h"
 #include "window.h"
 
 namespace fastconv {
@@ -54,12 +55,13 @@ static_assert(sizeof(Conv2dPreparedHeader) <= kConv2dPreparedHeaderBytes, "");
 // an expanded view (no zero or overlapping strides); what is read may be any view. Every element of
 // the result is written once, also where the sum is empty. No extent of the result is zero. `bias`
 // is K elements, or null for none.
-// `prepared` is null, or what conv2d_prepare made, 8-byte aligned.
+// `prepared` is null, or what conv2d_prepare made, 8-byte aligned. `epilogue` is null, or says what
+// else becomes of a sum; the residual may be the output itself in no case.
 // May throw std::bad_alloc for scratch memory; then the result is unspecified and nothing else has
 // changed.
 namespace cpu {
 void conv2d_forward(const Conv2dShape& shape, const void* input, const void* weight,
-                    const void* bias, const void* prepared, void* output);
+                    const void* bias, const void* prepared, const Epilogue* epilogue, void* output);
 void conv2d_input_grad(const Conv2dShape& shape, const void* grad_output, const void* weight,
                        void* grad_input);
 void conv2d_weight_grad(const Conv2dShape& shape, const void* grad_output, const void* input,

@@ -1,9 +1,9 @@
-// Every function of kernels/cpu/simd.h that is not plain arithmetic, against its definition,
+// Every function of kernels/cpu/simd.h and vector_math.h that is not plain arithmetic, against its definition,
 // compiled for one instruction set like a kernel: a part of compare_isas.
 #include <cmath>
 #include <cstdint>
 
-#include "kernels/cpu/simd.h"
+#include "kernels/cpu/vector_math.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
@@ -166,6 +166,31 @@ void check_dot_bf16(Memory& memory) {
   }
 }
 
+// exp and erfc against the C library's of float64, over all sizes of numbers.
+void check_vector_math(Memory& memory) {
+  using V = Vec<float>;
+  constexpr uint32_t kStep = 40503;
+  for (uint64_t bits = 0; bits <= 0xffffffff; bits += kStep * uint64_t{V::kLanes}) {
+    V x;
+    for (int i = 0; i < V::kLanes; ++i)
+      x.raw[i] = float_of(static_cast<uint32_t>(bits) + i * kStep);
+    const V powers = exp(x);
+    for (int i = 0; i < V::kLanes; ++i) {
+      const double expected = std::exp(static_cast<double>(x.raw[i]));
+      const double got = static_cast<double>(powers.raw[i]);
+      if (std::isnan(expected) ? !std::isnan(got)
+          : expected > 3.4028235677973366e38
+              ? got != INFINITY
+              : std::fabs(got - expected) > std::fmax(expected * 2e-7, 2.1e-45))
+        memory.fault = "exp";
+      if (!(x.raw[i] >= 0)) continue;
+      const double tail = std::erfc(static_cast<double>(x.raw[i]));
+      if (!(std::fabs(static_cast<double>(erfc_of_magnitude(x).raw[i]) - tail) <= 1.7e-7))
+        memory.fault = "erfc_of_magnitude";
+    }
+  }
+}
+
 }  // namespace
 
 // `fault` becomes the name of a function that does something else than it should, or stays.
@@ -180,6 +205,7 @@ void check_simd(unsigned char* begin, unsigned char* end, const char** fault) {
   check_half<Float16>(memory, 10, 15);
   check_half<BFloat16>(memory, 7, 127);
   check_dot_bf16(memory);
+  check_vector_math(memory);
   if (memory.fault) *fault = memory.fault;
 }
 

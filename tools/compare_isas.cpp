@@ -273,7 +273,16 @@ int compare_conv2d(DType dtype) {
   weight_grad.weight = dense_weight.strides;
   const void* bias = random_below(2) ? b.data() : nullptr;
   int failures = compare("forward", dtype, dense_output, [&](void* result) {
-    cpu::conv2d_forward(forward, x.data(), k.data(), bias, nullptr, result);
+    cpu::conv2d_forward(forward, x.data(), k.data(), bias, nullptr, nullptr, result);
+  });
+  const Guarded residual(dense_output.span * size, at_end), scale(K * size, at_end);
+  fill(residual, dtype, dense_output.span, 8);
+  fill(scale, dtype, K, 3);
+  const Activation exact[] = {Activation::kNone, Activation::kRelu, Activation::kRelu6};
+  const Epilogue epilogue{random_below(2) ? scale.data() : nullptr, 1,
+                          random_below(2) ? residual.data() : nullptr, exact[random_below(3)]};
+  failures += compare("forward with epilogue", dtype, dense_output, [&](void* result) {
+    cpu::conv2d_forward(forward, x.data(), k.data(), bias, nullptr, &epilogue, result);
   });
   failures += compare("input_grad", dtype, dense_input, [&](void* result) {
     cpu::conv2d_input_grad(input_grad, y.data(), k.data(), result);

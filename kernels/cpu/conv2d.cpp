@@ -110,11 +110,15 @@ Product<S> forward_product(const Conv2dShape& s, const S* input, const S* weight
 
 template <class S>
 void forward(const Conv2dShape& s, const S* input, const S* weight, const S* bias,
-             const void* prepared, S* output) {
+             const void* prepared, const Epilogue* epilogue, S* output) {
   Scratch<Compute<S>> widened_bias(bias ? s.K : 0);
   if (bias) copy_run(widened_bias.data(), bias, s.bias_stride, s.K);
   Scratch<Tap> taps(s.window.R, s.window.S);
-  const Product<S> p = forward_product(s, input, weight, widened_bias.data(), output, taps.data());
+  Product<S> p = forward_product(s, input, weight, widened_bias.data(), output, taps.data());
+  const Epilogue last = epilogue ? *epilogue : Epilogue{};
+  Scratch<Compute<S>> scale(last.scale ? s.K : 0);
+  const Finish<S> finish(last, widened_bias.data(), s.K, scale.data(), output);
+  if (epilogue) p.finish = &finish, p.bias = nullptr;
   const void* arranged = prepared_weight(s, p, prepared);
   run_product(p, choose_algorithm(p, arranged != nullptr).algorithm, arranged);
 }
@@ -162,11 +166,12 @@ void input_grad(const Conv2dShape& s, const S* grad_output, const S* weight, S* 
 }  // namespace
 
 void conv2d_forward(const Conv2dShape& shape, const void* input, const void* weight,
-                    const void* bias, const void* prepared, void* output) {
+                    const void* bias, const void* prepared, const Epilogue* epilogue,
+                    void* output) {
   with_storage_type(shape.dtype, [&](auto zero) {
     using S = decltype(zero);
     forward(shape, static_cast<const S*>(input), static_cast<const S*>(weight),
-            static_cast<const S*>(bias), prepared, static_cast<S*>(output));
+            static_cast<const S*>(bias), prepared, epilogue, static_cast<S*>(output));
   });
 }
 
@@ -193,8 +198,8 @@ void conv2d_prepare(const Conv2dShape& shape, const void* weight, void* prepared
 
 FASTCONV_DISPATCH(conv2d_forward,
                   (const Conv2dShape& shape, const void* input, const void* weight,
-                   const void* bias, const void* prepared, void* output),
-                  (shape, input, weight, bias, prepared, output))
+                   const void* bias, const void* prepared, const Epilogue* epilogue, void* output),
+                  (shape, input, weight, bias, prepared, epilogue, output))
 FASTCONV_DISPATCH(conv2d_prepare,
                   (const Conv2dShape& shape, const void* weight, void* prepared, int64_t* bytes),
                   (shape, weight, prepared, bytes))

@@ -9,14 +9,16 @@ namespace {  // of conv2d.cpp alone
 template <class S>
 struct StorePixelLanes {
   using T = Compute<S>;
-  const Target<S>& target;
-  S* data;        // of the task's first channel
-  const T* bias;  // likewise, or null
-  int64_t m_begin;
+  const Product<S>& product;
+  int64_t channel, m_begin;  // of the task's first tile
+  const Target<S>& target = product.target;
+  S* data = target.data + channel * target.stride_k;
+  const T* bias = product.bias ? product.bias + channel : nullptr;
 
   // In place where the pixels are one run.
   TileEnd<T> end(int64_t k, int64_t, int64_t m, int64_t columns) const {
     TileEnd<T> end{nullptr, target.stride_k, columns, bias ? bias + k : nullptr};
+    if (product.finish) return end;
     if constexpr (kSame<S, T>) {
       const PixelGrid& grid = target.grid;
       const int64_t row = (m_begin + m) / grid.J, j = (m_begin + m) % grid.J;
@@ -35,8 +37,8 @@ struct StorePixelLanes {
                    S* to = data + n * target.stride_n + i * target.stride_i + j * target.stride_j +
                            k * target.stride_k;
                    for (int64_t r = 0; r < rows; ++r)
-                     store_run(to + r * target.stride_k, target.stride_j,
-                               tile + r * stride + offset, count, T{0});
+                     product.store_pixels(to + r * target.stride_k, tile + r * stride + offset,
+                                          count, channel + k + r);
                  });
   }
 };
@@ -45,14 +47,16 @@ struct StorePixelLanes {
 template <class S>
 struct StoreChannelLanes {
   using T = Compute<S>;
-  const Target<S>& target;
-  S* data;        // of the task's first channel
-  const T* bias;  // likewise, or null
-  int64_t m_begin;
+  const Product<S>& product;
+  int64_t channel, m_begin;  // of the task's first tile
+  const Target<S>& target = product.target;
+  S* data = target.data + channel * target.stride_k;
+  const T* bias = product.bias ? product.bias + channel : nullptr;
 
   // In place where the pixels lie in one row.
   TileEnd<T> end(int64_t m, int64_t rows, int64_t k, int64_t columns) const {
     TileEnd<T> end{nullptr, target.stride_j, columns, nullptr, bias ? bias + k : nullptr};
+    if (product.finish) return end;
     if constexpr (kSame<S, T>) {
       const PixelGrid& grid = target.grid;
       const int64_t row = (m_begin + m) / grid.J, j = (m_begin + m) % grid.J;
@@ -71,8 +75,8 @@ struct StoreChannelLanes {
                    S* to = data + n * target.stride_n + i * target.stride_i + j * target.stride_j +
                            k * target.stride_k;
                    for (int64_t q = 0; q < count; ++q)
-                     store_run(to + q * target.stride_j, target.stride_k,
-                               tile + (offset + q) * stride, columns, T{0});
+                     product.store_channels(to + q * target.stride_j, tile + (offset + q) * stride,
+                                            columns, channel + k);
                  });
   }
 };
@@ -154,9 +158,7 @@ void run_pixel_lanes(const Product<S>& p, const Compute<S>* prepared) {
     Scratch<T> unfolded(blocks.pixels.longest() * smaller(kDepthBlock<T>, depth));
     PixelPanels<S> panels{source, m, m_end, unfolded.data()};
     DirectRows<T> rows = weight.rows(g, k);
-    const int64_t channel = g * p.K + k;
-    const StorePixelLanes<S> store{p.target, p.target.data + channel * p.target.stride_k,
-                                   p.bias ? p.bias + channel : nullptr, m};
+    const StorePixelLanes<S> store{p, g * p.K + k, m};
     multiply_block<T>(k_end - k, m_end - m, depth, rows, panels, store);
   });
 }
@@ -178,9 +180,7 @@ void run_channel_lanes(const Product<S>& p, const Compute<S>* prepared) {
     const PixelSource<S> source = source_of_group(p, g);
     const int64_t panel = g * panels_per_group + k / kTileColumns<T>;
     PackedPanels<T> panels{weight + panel * depth * kTileColumns<T>, depth};
-    const int64_t channel = g * p.K + k;
-    const StoreChannelLanes<S> store{p.target, p.target.data + channel * p.target.stride_k,
-                                     p.bias ? p.bias + channel : nullptr, m};
+    const StoreChannelLanes<S> store{p, g * p.K + k, m};
     if constexpr (kSame<S, T>) {
       if (plain) {
         const S* first = source.row_of(source.taps[0], 0, 0) + m * source.pixel_stride();

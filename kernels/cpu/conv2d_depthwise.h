@@ -119,8 +119,9 @@ class RowRing {
 // Target row i of a plane from the ring's rows: four vectors of pixels share a tap's broadcast.
 template <class S>
 FASTCONV_INLINE void depthwise_row(RowRing<S>& ring, const PixelSource<S>& source, int64_t i,
-                                   const Compute<S>* weight, Compute<S> bias,
-                                   const Compute<S>** rows, S* target, int64_t stride) {
+                                   const Compute<S>* weight, const Product<S>& p, int64_t g,
+                                   const Compute<S>** rows, S* target) {
+  const Compute<S> bias = p.bias ? p.bias[g] : Compute<S>{0};
   using V = Vec<Compute<S>>;
   constexpr int kVectors = 4;
   ring.rows(i, rows);
@@ -150,7 +151,7 @@ FASTCONV_INLINE void depthwise_row(RowRing<S>& ring, const PixelSource<S>& sourc
       sum(std::integral_constant<int, 2>());
     else
       sum(std::integral_constant<int, 1>());
-    store_run(target + j * stride, stride, sums, count, Compute<S>{0});
+    p.store_pixels(target + j * p.target.stride_j, sums, count, g);
   }
 }
 
@@ -175,10 +176,9 @@ void run_depthwise_columns(const Product<S>& p) {
             for (int64_t t = 0; t < taps; ++t)
               weight.data()[t] = to_compute(p.weight[g * p.weight_g + source.taps[t].weight]);
           }
-          depthwise_row(
-              ring, source, i, weight.data(), p.bias ? p.bias[g] : T{0}, rows.data(),
-              p.target.data + n * p.target.stride_n + g * p.target.stride_k + i * p.target.stride_i,
-              p.target.stride_j);
+          depthwise_row(ring, source, i, weight.data(), p, g, rows.data(),
+                        p.target.data + n * p.target.stride_n + g * p.target.stride_k +
+                            i * p.target.stride_i);
         }
       });
 }
@@ -224,7 +224,10 @@ FASTCONV_INLINE void depthwise_pixels(const Product<S>& p, const Compute<S>* wei
         sum[q] = sum[q] + load_as_compute(pixel + q * step) * factor;
     }
 #pragma GCC unroll 8
-    for (int q = 0; q < kPixels; ++q) store_from_compute(to + q * p.target.stride_j + g, sum[q]);
+    for (int q = 0; q < kPixels; ++q) {
+      S* at = to + q * p.target.stride_j + g;
+      store_from_compute(at, p.finished(sum[q], g, V::kLanes, at));
+    }
   }
   if (g == G) return;
   for (int q = 0; q < kPixels; ++q) {
@@ -232,7 +235,8 @@ FASTCONV_INLINE void depthwise_pixels(const Product<S>& p, const Compute<S>* wei
     for (int64_t t = 0; t < count; ++t)
       sum = sum + load_some_as_compute(from[t] + offset + q * step + g, G - g) *
                       load_some(weight + number[t] * G + g, G - g);
-    store_some_from_compute(to + q * p.target.stride_j + g, sum, G - g);
+    S* at = to + q * p.target.stride_j + g;
+    store_some_from_compute(at, p.finished(sum, g, G - g, at), G - g);
   }
 }
 

@@ -13,6 +13,7 @@
 // each into rows of any length, so that panels of kTileColumns and plain rows are the same thing.
 #pragma once
 #include "../conv2d.h"
+#include "epilogue.h"
 #include "gemm.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
@@ -216,8 +217,26 @@ struct Product {
   Target<S> target;       // of group 0
   const S* weight;  // (g, k, c, t): g * weight_g + k * weight_k + c * weight_c + taps[t].weight
   int64_t weight_g, weight_k, weight_c;
-  const Compute<S>* bias;  // [G * K], or null
-  int64_t G, K;            // K: target channels of a group
+  const Compute<S>* bias;             // [G * K], or null; null where finish adds it
+  const Finish<S>* finish = nullptr;  // what else becomes of a sum; null: nothing
+  int64_t G, K;                       // K: target channels of a group
+
+  // The last step of every sum, its bias added: of `lanes` channels from k on, in a register;
+  FASTCONV_INLINE Vec<Compute<S>> finished(Vec<Compute<S>> sum, int64_t k, int64_t lanes,
+                                           const S* to) const {
+    return finish ? finish->channels(sum, k, lanes, to) : sum;
+  }
+  // of `count` pixels of channel k, stride_j apart;
+  FASTCONV_INLINE void store_pixels(S* to, const Compute<S>* sums, int64_t count, int64_t k) const {
+    if (finish) return finish->store_pixels(to, target.stride_j, sums, count, k);
+    store_run(to, target.stride_j, sums, count, Compute<S>{0});
+  }
+  // of `count` channels from k on, stride_k apart.
+  FASTCONV_INLINE void store_channels(S* to, const Compute<S>* sums, int64_t count,
+                                      int64_t k) const {
+    if (finish) return finish->store_channels(to, target.stride_k, sums, count, k);
+    store_run(to, target.stride_k, sums, count, Compute<S>{0});
+  }
 };
 
 // A group's input as the window of each output pixel reads it; the taps are still missing.

@@ -100,14 +100,17 @@ bool shifting_pays(const Product<S>& p) {
 template <class S>
 struct StoreShifted {
   using T = Compute<S>;
-  const Target<S>& target;
-  S* data;        // of the task's first channel and row
-  const T* bias;  // of its first channel, or null
+  const Product<S>& product;
+  int64_t channel;  // of the task's first tile
+  S* data;          // of its first channel and row
   int64_t J, width;
+  const Target<S>& target = product.target;
+  const T* bias = product.bias ? product.bias + channel : nullptr;
 
   // In place where the pixels lie in one row.
   TileEnd<T> end(int64_t k, int64_t, int64_t m, int64_t columns) const {
     TileEnd<T> end{nullptr, target.stride_k, columns, bias ? bias + k : nullptr};
+    if (product.finish) return end;
     if constexpr (kSame<S, T>) {
       const int64_t j = m % width;
       if (target.stride_j == 1 && j < J && j + columns <= width) {
@@ -124,8 +127,8 @@ struct StoreShifted {
                  [&](int64_t, int64_t i, int64_t j, int64_t length, int64_t offset) {
                    S* to = data + k * target.stride_k + i * target.stride_i + j * target.stride_j;
                    for (int64_t r = 0; r < rows && j < J; ++r)
-                     store_run(to + r * target.stride_k, target.stride_j,
-                               tile + r * stride + offset, smaller(length, J - j), T{0});
+                     product.store_pixels(to + r * target.stride_k, tile + r * stride + offset,
+                                          smaller(length, J - j), channel + k + r);
                  });
   }
 };
@@ -151,8 +154,7 @@ void run_shifted(const Product<S>& p, const Compute<S>* prepared) {
         ShiftedPanels<T> panels{memory.data(), offsets.data()};
         S* to = p.target.data + n * p.target.stride_n + i * p.target.stride_i +
                 channel * p.target.stride_k;
-        const StoreShifted<S> store{p.target, to, p.bias ? p.bias + channel : nullptr, J,
-                                    strip.width()};
+        const StoreShifted<S> store{p, channel, to, J, strip.width()};
         multiply_block<T>(smaller(p.K - k, kChannelBlock), (i_end - i - 1) * strip.width() + J,
                           depth, rows, panels, store);
       }

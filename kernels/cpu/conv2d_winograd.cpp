@@ -222,7 +222,12 @@ template <class S>
 class TargetTiles {
  public:
   TargetTiles(const Product<S>& p, PixelGrid tiles)
-      : target_(p.target), bias_(p.bias), I_(p.source.grid.I), J_(p.source.grid.J), tiles_(tiles) {}
+      : target_(p.target),
+        finish_(p.finish),
+        bias_(p.bias),
+        I_(p.source.grid.I),
+        J_(p.source.grid.J),
+        tiles_(tiles) {}
 
   static constexpr int64_t kRunColumns = kTileBlock * kTile;
   static constexpr int64_t kPatchSize = kTile * (kRunColumns + kLanes) * kLanes;
@@ -233,19 +238,20 @@ class TargetTiles {
           int64_t row_stride, int64_t plane, T* patch) const {
     const V bias = bias_ ? load_some(bias_ + k, lanes) : V::zero();
     V watch = V::zero();
-    for_each_run(
-        tiles_, begin, end, [&](int64_t n, int64_t i, int64_t j, int64_t count, int64_t offset) {
-          const T* from = products + offset * row_stride;
-          S* to = target_.data + n * target_.stride_n + k * target_.stride_k +
-                  i * kTile * target_.stride_i + j * kTile * target_.stride_j;
-          const int64_t rows = smaller(int64_t{kTile}, I_ - i * kTile);
-          const int64_t columns = smaller(count * kTile, J_ - j * kTile);
-          if (target_.stride_k == 1)
-            store_channels(from, row_stride, plane, bias, count, rows, columns, lanes, to, watch);
-          else
-            store_planes(from, row_stride, plane, bias, count, rows, columns, lanes, patch, to,
-                         watch);
-        });
+    for_each_run(tiles_, begin, end,
+                 [&](int64_t n, int64_t i, int64_t j, int64_t count, int64_t offset) {
+                   const T* from = products + offset * row_stride;
+                   S* to = target_.data + n * target_.stride_n + k * target_.stride_k +
+                           i * kTile * target_.stride_i + j * kTile * target_.stride_j;
+                   const int64_t rows = smaller(int64_t{kTile}, I_ - i * kTile);
+                   const int64_t columns = smaller(count * kTile, J_ - j * kTile);
+                   if (target_.stride_k == 1)
+                     store_channels(from, row_stride, plane, bias, count, rows, columns, k, lanes,
+                                    to, watch);
+                   else
+                     store_planes(from, row_stride, plane, bias, count, rows, columns, k, lanes,
+                                  patch, to, watch);
+                 });
     return watch;
   }
 
@@ -258,14 +264,15 @@ class TargetTiles {
   }
 
   void store_channels(const T* from, int64_t row_stride, int64_t plane, V bias, int64_t count,
-                      int64_t rows, int64_t columns, int64_t lanes, S* to, V& watch) const {
+                      int64_t rows, int64_t columns, int64_t k, int64_t lanes, S* to,
+                      V& watch) const {
     for (int64_t tile = 0; tile < count; ++tile) {
       V o[kTile][kTile];
       transform_product_tile(from + tile * row_stride, plane, bias, o);
       watch_tile(o, watch);
       S* corner = to + tile * kTile * target_.stride_j;
       const int64_t width = smaller(int64_t{kTile}, columns - tile * kTile);
-      if (rows == kTile && width == kTile && lanes == kLanes) {
+      if (rows == kTile && width == kTile && lanes == kLanes && !finish_) {
 #pragma GCC unroll 4
         for (int i = 0; i < kTile; ++i)
 #pragma GCC unroll 4
@@ -273,15 +280,18 @@ class TargetTiles {
             store_from_compute(corner + i * target_.stride_i + j * target_.stride_j, o[i][j]);
       } else {
         for (int64_t i = 0; i < rows; ++i)
-          for (int64_t j = 0; j < width; ++j)
-            store_some_from_compute(corner + i * target_.stride_i + j * target_.stride_j, o[i][j],
-                                    lanes);
+          for (int64_t j = 0; j < width; ++j) {
+            S* at = corner + i * target_.stride_i + j * target_.stride_j;
+            store_some_from_compute(
+                at, finish_ ? finish_->channels(o[i][j], k, lanes, at) : o[i][j], lanes);
+          }
       }
     }
   }
 
   void store_planes(const T* from, int64_t row_stride, int64_t plane, V bias, int64_t count,
-                    int64_t rows, int64_t columns, int64_t lanes, T* patch, S* to, V& watch) const {
+                    int64_t rows, int64_t columns, int64_t k, int64_t lanes, T* patch, S* to,
+                    V& watch) const {
     constexpr int64_t kRow = (kRunColumns + kLanes) * kLanes;
     for (int64_t tile = 0; tile < count; ++tile) {
       V o[kTile][kTile];
@@ -302,7 +312,11 @@ class TargetTiles {
         S* pixel = to + i * target_.stride_i + x * target_.stride_j;
         const int64_t width = smaller(kLanes, columns - x);
         for (int64_t r = 0; r < lanes; ++r, pixel += target_.stride_k) {
-          if (target_.stride_j == 1 && width == kLanes)
+          if (finish_) {
+            T sums[kLanes];
+            block[r].store(sums);
+            finish_->store_pixels(pixel, target_.stride_j, sums, width, k + r);
+          } else if (target_.stride_j == 1 && width == kLanes)
             store_from_compute(pixel, block[r]);
           else if (target_.stride_j == 1)
             store_some_from_compute(pixel, block[r], width);
@@ -314,6 +328,7 @@ class TargetTiles {
   }
 
   const Target<S>& target_;
+  const Finish<S>* finish_;
   const T* bias_;
   int64_t I_, J_;
   PixelGrid tiles_;
