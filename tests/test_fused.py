@@ -52,9 +52,7 @@ def truth(image, weight, bias, scale, residual, activation, geometry):
 
 
 def check(name, activation, tensors, geometry, prepared=None):
-    output = torch.ops.fastconv.conv2d_fused(
-        *tensors, prepared, NAMES.index(activation), *geometry
-    )
+    output = torch.ops.fastconv.conv2d_fused(*tensors, prepared, NAMES.index(activation), *geometry)
     image, weight, *_ = tensors
     length = 3 * weight[0].numel() + 4
     expected = truth(*tensors, activation, geometry)
@@ -93,9 +91,7 @@ def test_every_dtype_on_every_instruction_set(name, dtype, layout):
 def test_every_part_may_be_absent(name, layout):
     image, weight, bias, scale, residual, geometry = make(name, layout=layout)
     for given in range(8):
-        parts = [
-            part if given >> i & 1 else None for i, part in enumerate((bias, scale, residual))
-        ]
+        parts = [part if given >> i & 1 else None for i, part in enumerate((bias, scale, residual))]
         check(name, "relu", [image, weight, *parts], geometry)
 
 
@@ -182,7 +178,7 @@ def test_the_thread_count_changes_no_bit():
 
 
 def test_mistakes():
-    image, weight, bias, scale, residual, geometry = make("pointwise")
+    image, weight, bias, scale, residual, _ = make("pointwise")
     op = torch.ops.fastconv.conv2d_fused
     for arguments, law in (
         ((image, weight, bias[1:]), "bias"),

@@ -1,6 +1,8 @@
 """conv2d with what networks put behind it, in one call:
 
-    output[n,k,p,q] = activation(scale[k] * conv2d(input, weight)[n,k,p,q] + bias[k] + residual[n,k,p,q])
+    output[n,k,p,q] = activation(scale[k] * sum[n,k,p,q] + bias[k] + residual[n,k,p,q])
+
+where ``sum`` is ``conv2d(input, weight)``.
 
 ``scale`` and ``bias`` are a batch normalisation in inference, ``residual`` a skip connection.
 """
