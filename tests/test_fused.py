@@ -19,6 +19,7 @@ LAYERS = {  # channels, size of the result's channels, window, geometry; an algo
     "deep": (520, 35, 1, (1, 0, 1, 1)),
     "grouped": (24, 48, 3, (1, 1, 1, 6)),
     "wide groups": (64, 80, 3, (1, 1, 1, 2)),
+    "many groups": (64, 64, 3, (1, 1, 1, 16)),
     "depthwise": (35, 35, 3, (1, 1, 1, 35)),
     "depthwise strided": (18, 18, 5, (2, 2, 1, 18)),
     "multiplied": (6, 18, 3, (1, 1, 1, 6)),

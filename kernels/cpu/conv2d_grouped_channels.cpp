@@ -84,6 +84,7 @@ class ChannelWorker {
                 columns);
     row_.weight = weight + block * cut_.block_size;
     row_.channels = groups * p_.K, row_.bias = p_.bias ? p_.bias + g * p_.K : nullptr;
+    row_.finish = p_.finish, row_.channel = g * p_.K;
     S* const to =
         target.data + n * target.stride_n + j * target.stride_j + g * p_.K * target.stride_k;
     for (int64_t q = i; q < i_end; q += cut_.batch) {

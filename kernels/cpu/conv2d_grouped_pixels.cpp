@@ -179,10 +179,15 @@ void run(const Product<S>& p, const Compute<S>* weight) {
         multiply(vectors, depth, memory.data(), offsets.data(), weight + g * group_size + k * depth,
                  sums.data(), stride);
         for (int64_t r = 0; r < smaller(height, p.K - k); ++r)
-          for (int64_t row = 0; row < rows; ++row)
-            store_run(to + (k + r) * p.target.stride_k + row * p.target.stride_i, p.target.stride_j,
-                      sums.data() + r * stride + row * strip.width, columns,
-                      p.bias ? p.bias[g * p.K + k + r] : T{0});
+          for (int64_t row = 0; row < rows; ++row) {
+            S* const at = to + (k + r) * p.target.stride_k + row * p.target.stride_i;
+            const T* const from = sums.data() + r * stride + row * strip.width;
+            const int64_t channel = g * p.K + k + r;
+            if (p.finish)
+              p.finish->store_pixels(at, p.target.stride_j, from, columns, channel);
+            else
+              store_run(at, p.target.stride_j, from, columns, p.bias ? p.bias[channel] : T{0});
+          }
       }
     }
   });

@@ -17,6 +17,8 @@ struct RowTask {
   S* to;
   int64_t to_stride, channels;  // of the target, that are stored
   const T* bias;                // of the first channel, or null
+  const Finish<S>* finish;      // what else becomes of a sum, or null
+  int64_t channel;              // number of the first channel
   T* sums;                      // [pixel][sums_stride], instead of the target; or null
   int64_t sums_stride;
   const LaneIndex<T>* permutations;  // rotated: [pass][kRotations][kLanes]
@@ -40,7 +42,10 @@ FASTCONV_INLINE void store_pixels(const RowTask<S>& task, int64_t pixel, int64_t
   S* to = task.to + pixel * task.to_stride + k;
 #pragma GCC unroll 16
   for (int q = 0; q < kPixels; ++q, to += task.to_stride)
-    if (channels == V::kLanes)
+    if (task.finish)
+      store_some_from_compute(to, task.finish->channels(sum(q), task.channel + k, channels, to),
+                              channels);
+    else if (channels == V::kLanes)
       store_from_compute(to, sum(q) + bias);
     else
       store_some_from_compute(to, sum(q) + bias, channels);
@@ -154,8 +159,10 @@ void store_planes(const RowTask<S>& task, int64_t pixels, S* to, int64_t stride_
         block[q] = q < count ? V::load(task.sums + (m + q) * task.sums_stride + k) : V::zero();
       transpose(block);
       for (int64_t r = 0; r < smaller(task.channels - k, int64_t{V::kLanes}); ++r) {
-        const V result = block[r] + V::broadcast(task.bias ? task.bias[k + r] : 0);
         S* at = to + (k + r) * stride_k + m;
+        const V result = task.finish
+                             ? task.finish->pixels(block[r], task.channel + k + r, count, at)
+                             : block[r] + V::broadcast(task.bias ? task.bias[k + r] : 0);
         if (count == V::kLanes)
           store_from_compute(at, result);
         else
