@@ -4,11 +4,12 @@
 // instruction set alone, never from the number of threads: the algorithm decides the order of sums.
 //
 //   direct    9 * C*K * pixels                                         each pixel, each tap
-//   Winograd  36 * C*K * (tiles, at least kLeastTiles)                 products; the weight is read once
+//   Winograd  36 * (C + kTileDepth)*K * (tiles, at least kLeastTiles)  products; the weight is read once
 //           + tiles * (C * kSourceCost + K * kTargetCost)              transforms of source and target
 //           + 36 * C*K * kWeightCost, unless prepared                  transform of the weight
 //
-// The constants were fitted to times on Zen 3 and Zen 5 (2026-11); bench/ shows how the choice does.
+// The constants were fitted to times on Zen 3, Zen 5 and a Xeon with AVX-512 (2026-11); bench/ shows
+// how the choice does.
 // A forced algorithm (FASTCONV_ALGO) is used wherever it can compute the call.
 #pragma once
 #include "conv2d_grouped.h"
@@ -24,7 +25,9 @@ struct Conv2dChoice {
 
 constexpr double kImpossible = 1e300;
 constexpr double kLeastTiles = 20;  // fewer wait for the weight, which is four times as large
-constexpr double kSourceCost = 160, kTargetCost = 120, kWeightCost = 24;
+constexpr double kTileDepth =
+    20;  // to begin and end a tile of products costs as much as this depth
+constexpr double kSourceCost = 160, kTargetCost = 120, kWeightCost = 10;
 
 template <class S>
 double winograd_cost(const Product<S>& p, bool prepared) {
@@ -34,8 +37,8 @@ double winograd_cost(const Product<S>& p, bool prepared) {
   const double tiles = static_cast<double>(grid.N * divide_up(grid.I, int64_t{kWinogradTile}) *
                                            divide_up(grid.J, int64_t{kWinogradTile}));
   const double weight = prepared ? 0 : 36 * C * K * kWeightCost;
-  return 36 * C * K * larger(tiles, kLeastTiles) + tiles * (C * kSourceCost + K * kTargetCost) +
-         weight;
+  return 36 * (C + kTileDepth) * K * larger(tiles, kLeastTiles) +
+         tiles * (C * kSourceCost + K * kTargetCost) + weight;
 }
 
 template <class S>

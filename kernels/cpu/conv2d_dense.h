@@ -1,6 +1,6 @@
 // Dense convolution as an implicit matrix product, in the two arrangements of conv2d.cpp.
 #pragma once
-#include "conv2d_weights.h"
+#include "conv2d_few_channels.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {  // of conv2d.cpp alone
@@ -171,6 +171,8 @@ void run_channel_lanes(const Product<S>& p, const Compute<S>* prepared) {
   Scratch<T> packed(prepared ? 0 : weight_panels_size(p));
   if (!prepared) pack_weight_panels(p, packed.data());
   const T* const weight = prepared ? prepared : packed.data();
+  if (padding_pays(p)) return run_padded<S, StoreChannelLanes<S>>(p, weight);
+
   // Rows that lie a multiple of 4 KiB apart share their sets of L1: a copy does not.
   const bool plain = kSame<S, T> && p.source.is_plain_matrix() &&
                      p.source.pixel_stride() * int64_t{sizeof(T)} % 4096 != 0;
@@ -184,7 +186,7 @@ void run_channel_lanes(const Product<S>& p, const Compute<S>* prepared) {
     if constexpr (kSame<S, T>) {
       if (plain) {
         const S* first = source.row_of(source.taps[0], 0, 0) + m * source.pixel_stride();
-        DirectRows<T> rows{first, source.pixel_stride(), 1};
+        DirectRows<T> rows{first, source.pixel_stride()};
         return multiply_block<T>(m_end - m, k_end - k, depth, rows, panels, store);
       }
     }

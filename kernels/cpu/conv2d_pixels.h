@@ -295,13 +295,14 @@ struct PixelRows {
   const PixelSource<S>& source;
   int64_t m_begin, m_end;
   T* packed;  // [m][kDepthBlock]
-  int64_t row_stride = kDepthBlock<T>, depth_stride = 1;
 
   void prepare(int64_t begin, int64_t end) {
     if (begin == end) return;
-    source.pack_along_channels(m_begin, m_end, begin, end, packed, row_stride);
+    source.pack_along_channels(m_begin, m_end, begin, end, packed, kDepthBlock<T>);
   }
-  FASTCONV_INLINE const T* row(int64_t i) const { return packed + i * row_stride; }
+  FASTCONV_INLINE PlainRows<T> rows(int64_t i) const {
+    return {packed + i * kDepthBlock<T>, kDepthBlock<T>};
+  }
 };
 
 }  // namespace fastconv::cpu::FASTCONV_ISA

@@ -95,7 +95,7 @@ int64_t prepare_weight(const Conv2dShape& s, const Product<S>& p, void* prepared
   else if (header.algorithm != Conv2dAlgorithm::kWinograd)
     pack_weight_rows(p, to);
   else if constexpr (kSame<Compute<S>, float>)
-    winograd_transform_weight(p, 0, p.K, to);
+    winograd_transform_weight(p, to);
   return header.bytes;
 }
 

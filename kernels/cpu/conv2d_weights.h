@@ -84,9 +84,9 @@ class WeightRows {
   DirectRows<T> rows(int64_t g, int64_t k) const {
     const Product<S>& p = product_;
     if constexpr (kSame<S, T>)
-      if (plain_) return {p.weight + g * p.weight_g + k * p.weight_k, p.weight_k, 1};
+      if (plain_) return {p.weight + g * p.weight_g + k * p.weight_k, p.weight_k};
     const int64_t depth = p.source.depth();
-    return {rows_ + (g * p.K + k) * depth, depth, 1};
+    return {rows_ + (g * p.K + k) * depth, depth};
   }
 
  private:

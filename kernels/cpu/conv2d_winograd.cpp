@@ -1,498 +1,281 @@
 // Winograd's F(4x4, 3x3): see conv2d_winograd.h.
-#include "conv2d_winograd.h"
+#include "conv2d_winograd_tiles.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
-using T = float;
-using V = Vec<T>;
-constexpr int64_t kLanes = V::kLanes;
-constexpr int kTile = kWinogradTile, kPatch = kWinogradPatch, kProducts = kWinogradProducts;
+// Phase two, of one panel of the weight: products[36][tile][kTileColumns] (+)= a block of at most
+// kDepthBlock source channels. Planes of the three lie apart as given.
+struct PanelProducts {
+  const T* source;  // [36][tile][source_stride], from the block's first channel on
+  int64_t source_stride, source_plane;
+  const T* weight;  // [36][channel][kTileColumns], likewise
+  int64_t weight_plane;
+  T* products;
+  int64_t plane;
 
-// Tiles of a block: two registers tiles high, so that a panel of weights is read from L2 or L3 once
-// for 24 tiles.
-constexpr int64_t kTileBlock = 24;
-
-// The points of interpolation, besides 0 and infinity: see bench/winograd_points.py.
-constexpr T kA = 0.625f, kB = 1.5f;
-constexpr T kA2 = kA * kA, kB2 = kB * kB;
-
-FASTCONV_INLINE V times(T factor, V v) { return V::broadcast(factor) * v; }
-
-// o = B^T d
-FASTCONV_INLINE void transform_source(const V (&d)[6], V (&o)[6]) {
-  o[0] = d[4] + times(kA2 * kB2, d[0]) - times(kA2 + kB2, d[2]);
-  const V even_a = d[4] - times(kB2, d[2]), odd_a = d[3] - times(kB2, d[1]);
-  o[1] = even_a + times(kA, odd_a);
-  o[2] = even_a - times(kA, odd_a);
-  const V even_b = d[4] - times(kA2, d[2]), odd_b = d[3] - times(kA2, d[1]);
-  o[3] = even_b + times(kB, odd_b);
-  o[4] = even_b - times(kB, odd_b);
-  o[5] = d[5] + times(kA2 * kB2, d[1]) - times(kA2 + kB2, d[3]);
-}
-
-// o = A^T m
-FASTCONV_INLINE void transform_products(const V (&m)[6], V (&o)[4]) {
-  const V sum_a = m[1] + m[2], difference_a = m[1] - m[2];
-  const V sum_b = m[3] + m[4], difference_b = m[3] - m[4];
-  o[0] = m[0] + sum_a + sum_b;
-  o[1] = times(kA, difference_a) + times(kB, difference_b);
-  o[2] = times(kA2, sum_a) + times(kB2, sum_b);
-  o[3] = m[5] + times(kA2 * kA, difference_a) + times(kB2 * kB, difference_b);
-}
-
-// o = G g
-FASTCONV_INLINE void transform_taps(const V (&g)[3], V (&o)[6]) {
-  constexpr T kScaleA = 1 / (2 * kA2 * (kA2 - kB2)), kScaleB = 1 / (2 * kB2 * (kB2 - kA2));
-  o[0] = times(1 / (kA2 * kB2), g[0]);
-  const V even_a = times(kScaleA, g[0]) + times(kScaleA * kA2, g[2]);
-  o[1] = even_a + times(kScaleA * kA, g[1]);
-  o[2] = even_a - times(kScaleA * kA, g[1]);
-  const V even_b = times(kScaleB, g[0]) + times(kScaleB * kB2, g[2]);
-  o[3] = even_b + times(kScaleB * kB, g[1]);
-  o[4] = even_b - times(kScaleB * kB, g[1]);
-  o[5] = g[2];
-}
-
-// The 36 values of a tile, each to its own plane.
-template <class Load>
-FASTCONV_INLINE void transform_source_tile(const Load& load, T* to, int64_t plane) {
-  V half[kPatch][kPatch];
-#pragma GCC unroll 6
-  for (int j = 0; j < kPatch; ++j) {
-    V column[6], done[6];
-#pragma GCC unroll 6
-    for (int i = 0; i < kPatch; ++i) column[i] = load(i, j);
-    transform_source(column, done);
-#pragma GCC unroll 6
-    for (int i = 0; i < kPatch; ++i) half[i][j] = done[i];
-  }
-#pragma GCC unroll 6
-  for (int i = 0; i < kPatch; ++i) {
-    V done[6];
-    transform_source(half[i], done);
-#pragma GCC unroll 6
-    for (int j = 0; j < kPatch; ++j) done[j].store(to + (i * kPatch + j) * plane);
-  }
-}
-
-FASTCONV_INLINE void transform_product_tile(const T* from, int64_t plane, V bias,
-                                            V (&o)[kTile][kTile]) {
-  V half[kTile][kPatch];
-#pragma GCC unroll 6
-  for (int j = 0; j < kPatch; ++j) {
-    V column[6], done[4];
-#pragma GCC unroll 6
-    for (int i = 0; i < kPatch; ++i) column[i] = V::load(from + (i * kPatch + j) * plane);
-    transform_products(column, done);
-#pragma GCC unroll 4
-    for (int i = 0; i < kTile; ++i) half[i][j] = done[i];
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < kTile; ++i) {
-    transform_products(half[i], o[i]);
-#pragma GCC unroll 4
-    for (int j = 0; j < kTile; ++j) o[i][j] = o[i][j] + bias;
-  }
-}
-
-// Phase one
-
-template <class S>
-class SourceTiles {
- public:
-  SourceTiles(const PixelSource<S>& source, int64_t h, int64_t w, PixelGrid tiles)
-      : source_(source), h_(h), w_(w), tiles_(tiles) {}
-
-  // The longest row of a patch, in elements: of a run of kTileBlock tiles.
-  static constexpr int64_t kPatchColumns = (kTileBlock * kTile + 2 + kLanes - 1) / kLanes * kLanes;
-  static constexpr int64_t kPatchSize = kPatch * kPatchColumns * kLanes;
-
-  // transformed[product][tile - begin][row_stride], tiles [begin, end).
-  void transform(int64_t begin, int64_t end, T* patch, T* transformed, int64_t row_stride,
-                 int64_t plane) const {
-    for_each_run(tiles_, begin, end,
-                 [&](int64_t n, int64_t i, int64_t j, int64_t count, int64_t offset) {
-                   T* to = transformed + offset * row_stride;
-                   const int64_t h = i * kTile + h_, w = j * kTile + w_;
-                   if (source_.stride_c == 1)
-                     transform_channels(n, h, w, count, patch, to, row_stride, plane);
-                   else
-                     transform_planes(n, h, w, count, patch, to, row_stride, plane);
-                 });
-  }
-
- private:
-  // NHWC: tiles that lie inside are read in place.
-  void transform_channels(int64_t n, int64_t h, int64_t w, int64_t count, T* patch, T* to,
-                          int64_t row_stride, int64_t plane) const {
-    const int64_t stride_h = source_.stride_h, stride_w = source_.stride_w;
-    const bool rows_inside = h >= 0 && h + kPatch <= source_.H;
-    for (int64_t tile = 0; tile < count; ++tile, w += kTile, to += row_stride) {
-      const bool inside = rows_inside && w >= 0 && w + kPatch <= source_.W;
-      const S* from = source_.data + n * source_.stride_n + h * stride_h + w * stride_w;
-      int64_t c = 0;
-      if (inside)
-        for (; c + kLanes <= source_.C; c += kLanes)
-          transform_source_tile(
-              [&](int i, int j) { return load_as_compute(from + i * stride_h + j * stride_w + c); },
-              to + c, plane);
-      for (; c < source_.C; c += kLanes) {
-        const int64_t lanes = smaller(kLanes, source_.C - c);
-        for (int i = 0; i < kPatch; ++i)
-          for (int j = 0; j < kPatch; ++j) {
-            const bool here = h + i >= 0 && h + i < source_.H && w + j >= 0 && w + j < source_.W;
-            const V v = here ? load_some_as_compute(from + i * stride_h + j * stride_w + c, lanes)
-                             : V::zero();
-            v.store(patch + (i * kPatch + j) * kLanes);
-          }
-        transform_source_tile(
-            [&](int i, int j) { return V::load(patch + (i * kPatch + j) * kLanes); }, to + c,
-            plane);
-      }
-    }
-  }
-
-  // Other layouts: kLanes channels of a run's rows are turned so that lanes are channels, with zeros
-  // around.
-  void transform_planes(int64_t n, int64_t h, int64_t w, int64_t count, T* patch, T* to,
-                        int64_t row_stride, int64_t plane) const {
-    const int64_t columns = count * kTile + 2;
-    for (int64_t c = 0; c < source_.C; c += kLanes) {
-      const int64_t channels = smaller(kLanes, source_.C - c);
-      for (int64_t i = 0; i < kPatch; ++i) {
-        T* row = patch + i * kPatchColumns * kLanes;
-        const S* from = source_.data + n * source_.stride_n + c * source_.stride_c +
-                        (h + i) * source_.stride_h + w * source_.stride_w;
-        if (h + i < 0 || h + i >= source_.H)
-          clear_run(row, columns * kLanes);
-        else
-          for (int64_t x = 0; x < columns; x += kLanes)
-            turn(from, channels, x, -w, source_.W - w, row + x * kLanes);
-      }
-      for (int64_t tile = 0; tile < count; ++tile)
-        transform_source_tile(
-            [&](int i, int j) {
-              return V::load(patch + (i * kPatchColumns + tile * kTile + j) * kLanes);
-            },
-            to + tile * row_stride + c, plane);
-    }
-  }
-
-  // to[x][channel] for kLanes columns from x on; columns outside [begin, end) are zero.
-  FASTCONV_INLINE void turn(const S* from, int64_t channels, int64_t x, int64_t begin, int64_t end,
-                            T* to) const {
-    const int64_t first = smaller(larger(begin - x, int64_t{0}), kLanes);
-    const int64_t last = smaller(larger(end - x, first), kLanes);
-    V block[kLanes];
-    if (first == last) {
-      clear_run(to, kLanes * kLanes);
-      return;
-    }
-    if (source_.stride_w != 1) {
-      T lanes[kLanes];
-      for (int64_t r = 0; r < kLanes; ++r) {
-        clear_run(lanes, kLanes);
-        for (int64_t q = first; q < last && r < channels; ++q)
-          lanes[q] = to_compute(from[r * source_.stride_c + (x + q) * source_.stride_w]);
-        block[r] = V::load(lanes);
-      }
-    } else if (channels == kLanes && first == 0 && last == kLanes) {
-#pragma GCC unroll 16
-      for (int r = 0; r < kLanes; ++r) block[r] = load_as_compute(from + r * source_.stride_c + x);
-    } else {
-      for (int64_t r = 0; r < kLanes; ++r)
-        block[r] = r < channels ? load_between_as_compute(from + r * source_.stride_c + x + first,
-                                                          first, last)
-                                : V::zero();
-    }
-    transpose(block);
-#pragma GCC unroll 16
-    for (int r = 0; r < kLanes; ++r) block[r].store(to + r * kLanes);
-  }
-
-  const PixelSource<S>& source_;
-  int64_t h_, w_;
-  PixelGrid tiles_;
-};
-
-// Phase three
-
-template <class S>
-class TargetTiles {
- public:
-  TargetTiles(const Product<S>& p, PixelGrid tiles)
-      : target_(p.target),
-        finish_(p.finish),
-        bias_(p.bias),
-        I_(p.source.grid.I),
-        J_(p.source.grid.J),
-        tiles_(tiles) {}
-
-  static constexpr int64_t kRunColumns = kTileBlock * kTile;
-  static constexpr int64_t kPatchSize = kTile * (kRunColumns + kLanes) * kLanes;
-
-  // Target channels [k, k + lanes) of tiles [begin, end) from products[36][tile - begin][row_stride].
-  // Returns 0 in every lane, or NaN where something was not finite.
-  V store(int64_t begin, int64_t end, int64_t k, int64_t lanes, const T* products,
-          int64_t row_stride, int64_t plane, T* patch) const {
-    const V bias = bias_ ? load_some(bias_ + k, lanes) : V::zero();
-    V watch = V::zero();
-    for_each_run(tiles_, begin, end,
-                 [&](int64_t n, int64_t i, int64_t j, int64_t count, int64_t offset) {
-                   const T* from = products + offset * row_stride;
-                   S* to = target_.data + n * target_.stride_n + k * target_.stride_k +
-                           i * kTile * target_.stride_i + j * kTile * target_.stride_j;
-                   const int64_t rows = smaller(int64_t{kTile}, I_ - i * kTile);
-                   const int64_t columns = smaller(count * kTile, J_ - j * kTile);
-                   if (target_.stride_k == 1)
-                     store_channels(from, row_stride, plane, bias, count, rows, columns, k, lanes,
-                                    to, watch);
-                   else
-                     store_planes(from, row_stride, plane, bias, count, rows, columns, k, lanes,
-                                  patch, to, watch);
-                 });
-    return watch;
-  }
-
- private:
-  FASTCONV_INLINE static void watch_tile(const V (&o)[kTile][kTile], V& watch) {
-#pragma GCC unroll 4
-    for (int i = 0; i < kTile; ++i)
-#pragma GCC unroll 4
-      for (int j = 0; j < kTile; ++j) watch = watch + o[i][j] * V::zero();
-  }
-
-  void store_channels(const T* from, int64_t row_stride, int64_t plane, V bias, int64_t count,
-                      int64_t rows, int64_t columns, int64_t k, int64_t lanes, S* to,
-                      V& watch) const {
-    for (int64_t tile = 0; tile < count; ++tile) {
-      V o[kTile][kTile];
-      transform_product_tile(from + tile * row_stride, plane, bias, o);
-      watch_tile(o, watch);
-      S* corner = to + tile * kTile * target_.stride_j;
-      const int64_t width = smaller(int64_t{kTile}, columns - tile * kTile);
-      if (rows == kTile && width == kTile && lanes == kLanes && !finish_) {
-#pragma GCC unroll 4
-        for (int i = 0; i < kTile; ++i)
-#pragma GCC unroll 4
-          for (int j = 0; j < kTile; ++j)
-            store_from_compute(corner + i * target_.stride_i + j * target_.stride_j, o[i][j]);
-      } else {
-        for (int64_t i = 0; i < rows; ++i)
-          for (int64_t j = 0; j < width; ++j) {
-            S* at = corner + i * target_.stride_i + j * target_.stride_j;
-            store_some_from_compute(
-                at, finish_ ? finish_->channels(o[i][j], k, lanes, at) : o[i][j], lanes);
-          }
-      }
-    }
-  }
-
-  void store_planes(const T* from, int64_t row_stride, int64_t plane, V bias, int64_t count,
-                    int64_t rows, int64_t columns, int64_t k, int64_t lanes, T* patch, S* to,
-                    V& watch) const {
-    constexpr int64_t kRow = (kRunColumns + kLanes) * kLanes;
-    for (int64_t tile = 0; tile < count; ++tile) {
-      V o[kTile][kTile];
-      transform_product_tile(from + tile * row_stride, plane, bias, o);
-      watch_tile(o, watch);
-#pragma GCC unroll 4
-      for (int i = 0; i < kTile; ++i)
-#pragma GCC unroll 4
-        for (int j = 0; j < kTile; ++j)
-          o[i][j].store(patch + i * kRow + (tile * kTile + j) * kLanes);
-    }
-    for (int64_t i = 0; i < rows; ++i)
-      for (int64_t x = 0; x < columns; x += kLanes) {
-        V block[kLanes];
-#pragma GCC unroll 16
-        for (int r = 0; r < kLanes; ++r) block[r] = V::load(patch + i * kRow + (x + r) * kLanes);
-        transpose(block);
-        S* pixel = to + i * target_.stride_i + x * target_.stride_j;
-        const int64_t width = smaller(kLanes, columns - x);
-        for (int64_t r = 0; r < lanes; ++r, pixel += target_.stride_k) {
-          if (finish_) {
-            T sums[kLanes];
-            block[r].store(sums);
-            finish_->store_pixels(pixel, target_.stride_j, sums, width, k + r);
-          } else if (target_.stride_j == 1 && width == kLanes)
-            store_from_compute(pixel, block[r]);
-          else if (target_.stride_j == 1)
-            store_some_from_compute(pixel, block[r], width);
-          else
-            for (int64_t q = 0; q < width; ++q)
-              pixel[q * target_.stride_j] = from_compute<S>(block[r].raw[q]);
-        }
-      }
-  }
-
-  const Target<S>& target_;
-  const Finish<S>* finish_;
-  const T* bias_;
-  int64_t I_, J_;
-  PixelGrid tiles_;
-};
-
-// Phase two: products[36][tiles][kTileColumns] of one panel of the weight.
-void multiply_tiles(int64_t tiles, int64_t C, const T* source, int64_t source_stride,
-                    int64_t source_plane, const T* panel, T* products, int64_t plane) {
-  constexpr int64_t kColumns = kTileColumns<T>;
-  const int64_t parts = divide_up(tiles, int64_t{kTileRows});
-  for (int i = 0; i < kProducts; ++i)
-    for (int64_t c = 0; c < C; c += kDepthBlock<T>) {
-      const int64_t depth = smaller(C - c, kDepthBlock<T>);
-      const PackedPanel<T> b{panel + (i * C + c) * kColumns};
+  void add(int64_t tiles, int64_t depth, bool is_first) const {
+    constexpr int64_t kColumns = kTileColumns<T>;
+    const int64_t parts = divide_up(tiles, int64_t{kTileRows});
+    for (int i = 0; i < kProducts; ++i)
       for (int64_t part = 0; part < parts; ++part) {
         const int64_t tile = part_begin(tiles, parts, part);
         T* const to = products + i * plane + tile * kColumns;
-        const TileEnd<T> end{to,      kColumns, kColumns, nullptr, nullptr, c > 0 ? to : nullptr,
+        const TileEnd<T> end{to,      kColumns, kColumns, nullptr, nullptr, is_first ? nullptr : to,
                              kColumns};
-        multiply_rows<T, kTileVectors, true>(part_begin(tiles, parts, part + 1) - tile, depth,
-                                             source + i * source_plane + tile * source_stride + c,
-                                             source_stride, b, end);
+        const PlainRows<T> a{source + i * source_plane + tile * source_stride, source_stride};
+        const PackedPanel<T> b{weight + i * weight_plane};
+        multiply_rows<T, kTileVectors>(part_begin(tiles, parts, part + 1) - tile, depth, a, b, end);
       }
-    }
-}
+  }
+};
 
-// Target channels [first_k, K); `weight` begins with those of first_k.
+// The weight's side: pieces of at most kPiece source channels of one panel.
 template <class S>
-bool run_channels(const Product<S>& p, const T* weight, int64_t first_k, int64_t K) {
-  constexpr int64_t kColumns = kTileColumns<T>;
-  const PixelSource<S>& source = p.source;
-  const int64_t C = source.C, panels = divide_up(K - first_k, kColumns);
-  int64_t h = source.taps[0].h, w = source.taps[0].w;
-  for (int t = 1; t < 9; ++t) h = smaller(h, source.taps[t].h), w = smaller(w, source.taps[t].w);
-  const PixelGrid& grid = source.grid;
-  const PixelGrid tiles{grid.N, divide_up(grid.I, int64_t{kTile}),
-                        divide_up(grid.J, int64_t{kTile})};
-  const SourceTiles<S> from(source, h, w, tiles);
-  const TargetTiles<S> to(p, tiles);
-  // A row more than a multiple of C: rows a power of two apart would share few sets of the cache.
-  const int64_t row_stride = divide_up(C, kLanes) * kLanes + 16;
-  int not_finite = 0;
+class WeightTiles {
+ public:
+  static constexpr int64_t kPiece = 32, kPatchSize = 9 * kPiece * kTileColumns<T>;
 
-  const auto run_block = [&](int64_t begin, int64_t end, int64_t panel, int64_t panel_end) {
-    constexpr int64_t kPatchSize = larger(SourceTiles<S>::kPatchSize, TargetTiles<S>::kPatchSize);
-    const int64_t count = end - begin, plane = count * row_stride;
-    Scratch<T> transformed(kProducts * smaller(kTileBlock, count) * row_stride),
-        products(kProducts * kTileBlock * kColumns), patch(kPatchSize);
-    from.transform(begin, end, patch.data(), transformed.data(), row_stride, plane);
-    V watch = V::zero();
-    for (; panel < panel_end; ++panel) {
-      multiply_tiles(count, C, transformed.data(), row_stride, plane,
-                     weight + panel * kProducts * C * kColumns, products.data(),
-                     kTileBlock * kColumns);
-      for (int64_t k = first_k + panel * kColumns, v = 0; v < kTileVectors && k < K;
-           ++v, k += kLanes)
-        watch =
-            watch + to.store(begin, end, k, smaller(kLanes, K - k), products.data() + v * kLanes,
-                             kColumns, kTileBlock * kColumns, patch.data());
+  explicit WeightTiles(const Product<S>& p) : p_(p), in_a_row_(p.weight_c == 9) {
+    const Tap* taps = p.source.taps;
+    int64_t h = taps[0].h, w = taps[0].w;
+    for (int t = 1; t < 9; ++t) h = smaller(h, taps[t].h), w = smaller(w, taps[t].w);
+    for (int t = 0; t < 9; ++t) {
+      tap_at_[(taps[t].h - h) * 3 + taps[t].w - w] = t;
+      in_a_row_ = in_a_row_ && taps[t].weight == t;
     }
+  }
+
+  // to[product][channel - c][kTileColumns] of channels [c, c_end), target channels [k, K).
+  void transform(int64_t k, int64_t c, int64_t c_end, T* patch, T* to, int64_t plane) const {
+    constexpr int64_t kColumns = kTileColumns<T>;
+    for (; c < c_end; c += kPiece, to += kPiece * kColumns) {
+      const int64_t channels = smaller(kPiece, c_end - c);
+      gather(k, c, channels, patch);
+      for (int64_t x = 0; x < channels; ++x)
+        for (int64_t v = 0; v < kColumns; v += kLanes)
+          transform_weight_tile(
+              [&](int i, int j) {
+                return V::load(patch + tap_at_[i * 3 + j] * stride_t() + x * stride_c() + v);
+              },
+              to + x * kColumns + v, plane);
+    }
+  }
+
+ private:
+  FASTCONV_INLINE int64_t stride_t() const {
+    return (in_a_row_ ? 1 : kPiece) * int64_t{kTileColumns<T>};
+  }
+  FASTCONV_INLINE int64_t stride_c() const {
+    return (in_a_row_ ? 9 : 1) * int64_t{kTileColumns<T>};
+  }
+
+  // patch[channel * stride_c + tap * stride_t + lane]
+  void gather(int64_t k, int64_t c, int64_t channels, T* patch) const {
+    constexpr int64_t kColumns = kTileColumns<T>;
+    const int64_t lanes = smaller(kColumns, p_.K - k);
+    const S* from = p_.weight + k * p_.weight_k + c * p_.weight_c;
+    if (lanes < kColumns) clear_run(patch, kPatchSize);
+    if (in_a_row_) {
+      copy_grid(patch, kColumns, from, 1, p_.weight_k, 9 * channels, lanes);
+    } else {
+      for (int t = 0; t < 9; ++t)
+        copy_grid(patch + t * stride_t(), kColumns, from + p_.source.taps[t].weight, p_.weight_c,
+                  p_.weight_k, channels, lanes);
+    }
+  }
+
+  const Product<S>& p_;
+  bool in_a_row_;  // [c][t] of a k is one run
+  int tap_at_[9];
+};
+
+// One product in the sense of conv2d_winograd.h.
+template <class S>
+class Winograd {
+ public:
+  explicit Winograd(const Product<S>& p)
+      : p_(p),
+        C_(p.source.C),
+        tiles_{p.source.grid.N, divide_up(p.source.grid.I, int64_t{kTile}),
+               divide_up(p.source.grid.J, int64_t{kTile})},
+        source_(p.source, tiles_),
+        target_(p, tiles_),
+        weight_(p) {}
+
+  bool run_prepared(const T* weight) { return run_panels(weight, 0, panels()); }
+
+  // Pieces of the weight of about kWeightBytes at a time: they stay in L3.
+  bool run_in_pieces() {
+    constexpr int64_t kWeightBytes = int64_t{4} << 20;
+    const int64_t piece = larger(kWeightBytes / (panel_size() * int64_t{sizeof(T)}), int64_t{2});
+    Scratch<T> weight(smaller(piece, panels()) * panel_size());
+    bool finite = true;
+    for (int64_t panel = 0; panel < panels() && finite; panel += piece) {
+      const int64_t end = smaller(panel + piece, panels());
+      transform_panels(panel, end, weight.data());
+      finite = run_panels(weight.data(), panel, end);
+    }
+    return finite;
+  }
+
+  // Few tiles: all of them are transformed, then threads part the panels, so that the weight is read
+  // once; if it is not prepared, each thread transforms a block of it where it multiplies it, in L2.
+  bool run_together(const T* prepared) {
+    const int64_t count = tiles_.count(), plane = count * row_stride();
+    Scratch<T> transformed(kProducts * plane);
+    parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+      Scratch<T> patch(kPatchSize);
+      for_each_block(begin, end, [&](int64_t t, int64_t t_end) {
+        source_.transform(t, t_end, patch.data(), transformed.data() + t * row_stride(),
+                          row_stride(), plane);
+      });
+    });
+    parallel_for(panels(), 1, [&](int64_t panel, int64_t panel_end) {
+      // Planes a multiple of 4 KiB apart would share their sets of L1.
+      const int64_t weight_plane = smaller(C_, kDepthBlock<T>) * kTileColumns<T> + kLanes;
+      const int64_t products_plane = count * kTileColumns<T>;
+      Scratch<T> weight(prepared ? 0 : kProducts * weight_plane),
+          products(kProducts * products_plane), patch(kPatchSize);
+      for (; panel < panel_end; ++panel) {
+        for (int64_t c = 0; c < C_; c += kDepthBlock<T>) {
+          const int64_t depth = smaller(C_ - c, kDepthBlock<T>);
+          PanelProducts block{transformed.data() + c, row_stride(),    plane,         weight.data(),
+                              weight_plane,           products.data(), products_plane};
+          if (prepared) {
+            block.weight = prepared + panel * panel_size() + c * kTileColumns<T>;
+            block.weight_plane = C_ * kTileColumns<T>;
+          } else {
+            weight_.transform(panel * kTileColumns<T>, c, c + depth, patch.data(), weight.data(),
+                              weight_plane);
+          }
+          block.add(count, depth, c == 0);
+        }
+        for_each_block(0, count, [&](int64_t t, int64_t t_end) {
+          store(t, t_end, panel, products.data() + t * kTileColumns<T>, products_plane,
+                patch.data());
+        });
+      }
+    });
+    return !not_finite_;
+  }
+  // Whether that pays: a prepared weight must be worth more than the way of the source from one
+  // thread to another.
+  bool together_pays(bool prepared) const {
+    constexpr int64_t kFewTiles = 96, kLargeWeight = int64_t{16} << 20;  // bytes
+    return tiles_.count() <= kFewTiles && panels() % num_threads() == 0 &&
+           (!prepared || panels() * panel_size() * int64_t{sizeof(T)} > kLargeWeight);
+  }
+
+  // [panel][36][C][kTileColumns]
+  void transform_panels(int64_t first, int64_t end, T* to) const {
+    constexpr int64_t kPiece = WeightTiles<S>::kPiece;
+    const int64_t pieces = divide_up(C_, kPiece);
+    parallel_for((end - first) * pieces, 1, [&](int64_t task, int64_t task_end) {
+      Scratch<T> patch(WeightTiles<S>::kPatchSize);
+      for (; task < task_end; ++task) {
+        const int64_t panel = task / pieces, c = task % pieces * kPiece;
+        weight_.transform((first + panel) * kTileColumns<T>, c, smaller(c + kPiece, C_),
+                          patch.data(), to + panel * panel_size() + c * kTileColumns<T>,
+                          C_ * kTileColumns<T>);
+      }
+    });
+  }
+
+ private:
+  static constexpr int64_t kPatchSize = larger(
+      larger(SourceTiles<S>::kPatchSize, TargetTiles<S>::kPatchSize), WeightTiles<S>::kPatchSize);
+
+  FASTCONV_INLINE int64_t panels() const { return divide_up(p_.K, int64_t{kTileColumns<T>}); }
+  FASTCONV_INLINE int64_t panel_size() const { return kProducts * C_ * kTileColumns<T>; }
+  // More than a multiple of C: rows a power of two apart would share few sets of the cache.
+  FASTCONV_INLINE int64_t row_stride() const { return divide_up(C_, kLanes) * kLanes + 16; }
+
+  // Calls body(t, t_end) for even blocks of the tiles [begin, end).
+  template <class Body>
+  FASTCONV_INLINE static void for_each_block(int64_t begin, int64_t end, const Body& body) {
+    constexpr int64_t kTooFew = kLargestTileBlock - kTileBlock;
+    const int64_t count = end - begin, blocks = divide_up(count - kTooFew, kTileBlock);
+    if (blocks <= 1) return body(begin, end);
+    for (int64_t block = 0; block < blocks; ++block)
+      body(begin + part_begin(count, blocks, block), begin + part_begin(count, blocks, block + 1));
+  }
+
+  // Phase three.
+  void store(int64_t begin, int64_t end, int64_t panel, const T* products, int64_t plane,
+             T* patch) {
+    V watch = V::zero();
+    int64_t k = panel * kTileColumns<T>;
+    for (int64_t v = 0; v < kTileVectors && k < p_.K; ++v, k += kLanes)
+      watch = watch + target_.store(begin, end, k, smaller(kLanes, p_.K - k), products + v * kLanes,
+                                    kTileColumns<T>, plane, patch);
     T lanes[kLanes];
     watch.store(lanes);
     for (int64_t l = 0; l < kLanes; ++l)
-      if (!(lanes[l] == 0)) __atomic_store_n(&not_finite, 1, __ATOMIC_RELAXED);
-  };
-
-  // Few tiles: threads share them and part the panels, each transforming the source for itself.
-  const int64_t count = tiles.count();
-  if (count < 2 * kTileRows * num_threads() && panels > 1) {
-    parallel_for(panels, 1, [&](int64_t panel, int64_t panel_end) {
-      for (int64_t t = 0; t < count; t += kTileBlock)
-        run_block(t, smaller(t + kTileBlock, count), panel, panel_end);
-    });
-  } else {
-    parallel_for(count, kTileRows, [&](int64_t begin, int64_t end) {
-      for (int64_t t = begin; t < end; t += kTileBlock)
-        run_block(t, smaller(t + kTileBlock, end), 0, panels);
-    });
+      if (!(lanes[l] == 0)) __atomic_store_n(&not_finite_, 1, __ATOMIC_RELAXED);
   }
-  return !not_finite;
-}
 
-// The weight
-
-template <class S>
-void transform_weight(const Product<S>& p, int64_t first_k, int64_t k_end, T* transformed) {
-  constexpr int64_t kColumns = kTileColumns<T>, kPiece = 32;
-  const int64_t C = p.source.C, panels = divide_up(k_end - first_k, kColumns);
-  const int64_t pieces = divide_up(C, kPiece);
-  const Tap* taps = p.source.taps;
-  int64_t h = taps[0].h, w = taps[0].w;
-  for (int t = 1; t < 9; ++t) h = smaller(h, taps[t].h), w = smaller(w, taps[t].w);
-  bool in_a_row = p.weight_c == 9;  // [c][t] of a k is one run
-  int tap_at[9];
-  for (int t = 0; t < 9; ++t) {
-    tap_at[(taps[t].h - h) * 3 + taps[t].w - w] = t;
-    in_a_row = in_a_row && taps[t].weight == t;
-  }
-  parallel_for(panels * pieces, 1, [&](int64_t begin, int64_t end) {
-    Scratch<T> memory(9 * kPiece * kColumns);
-    T* const raw = memory.data();
-    const int64_t stride_t = in_a_row ? kColumns : kPiece * kColumns;
-    const int64_t stride_c = in_a_row ? 9 * kColumns : kColumns;
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t k = task / pieces * kColumns, c = task % pieces * kPiece;
-      const int64_t channels = smaller(kPiece, C - c),
-                    lanes = smaller(kColumns, k_end - first_k - k);
-      const S* from = p.weight + (first_k + k) * p.weight_k + c * p.weight_c;
-      if (lanes < kColumns) clear_run(raw, 9 * kPiece * kColumns);
-      if (in_a_row) {
-        copy_grid(raw, kColumns, from, 1, p.weight_k, 9 * channels, lanes);
-      } else {
-        for (int t = 0; t < 9; ++t)
-          copy_grid(raw + t * stride_t, kColumns, from + taps[t].weight, p.weight_c, p.weight_k,
-                    channels, lanes);
-      }
-      T* to = transformed + (k * kProducts * C) + c * kColumns;
-      for (int64_t x = 0; x < channels; ++x)
-        for (int64_t v = 0; v < kColumns; v += kLanes) {
-          V half[6][3];
-          for (int j = 0; j < 3; ++j) {
-            V g[3], done[6];
-            for (int i = 0; i < 3; ++i)
-              g[i] = V::load(raw + tap_at[i * 3 + j] * stride_t + x * stride_c + v);
-            transform_taps(g, done);
-            for (int i = 0; i < 6; ++i) half[i][j] = done[i];
-          }
-          for (int i = 0; i < 6; ++i) {
-            V done[6];
-            transform_taps(half[i], done);
-            for (int j = 0; j < 6; ++j) done[j].store(to + ((i * 6 + j) * C + x) * kColumns + v);
-          }
-        }
+  // All phases of a block of tiles, for panels [first, end); `weight` begins with panel `origin`.
+  void run_block(int64_t t, int64_t t_end, const T* weight, int64_t origin, int64_t panel,
+                 int64_t end) {
+    const int64_t count = t_end - t, plane = count * row_stride();
+    const int64_t products_plane = count * kTileColumns<T>;
+    Scratch<T> transformed(kProducts * plane), products(kProducts * products_plane),
+        patch(kPatchSize);
+    source_.transform(t, t_end, patch.data(), transformed.data(), row_stride(), plane);
+    for (; panel < end; ++panel) {
+      const T* from = weight + (panel - origin) * panel_size();
+      for (int64_t c = 0; c < C_; c += kDepthBlock<T>)
+        PanelProducts{
+            transformed.data() + c, row_stride(),    plane,         from + c * kTileColumns<T>,
+            C_ * kTileColumns<T>,   products.data(), products_plane}
+            .add(count, smaller(C_ - c, kDepthBlock<T>), c == 0);
+      store(t, t_end, panel, products.data(), products_plane, patch.data());
     }
-  });
-}
+  }
 
-// A transformed weight of at most this many bytes at a time: it stays in L3, and is transformed where
-// it is read next.
-constexpr int64_t kWeightBytes = int64_t{4} << 20;
+  // Panels [first, last), of which `weight` is the transformed weight.
+  bool run_panels(const T* weight, int64_t first, int64_t last) {
+    const int64_t count = tiles_.count();
+    // Few tiles: threads share them and part the panels, each transforming the source for itself.
+    if (count < 2 * kTileRows * num_threads() && last - first > 1) {
+      parallel_for(last - first, 1, [&](int64_t panel, int64_t panel_end) {
+        for_each_block(0, count, [&](int64_t t, int64_t t_end) {
+          run_block(t, t_end, weight, first, first + panel, first + panel_end);
+        });
+      });
+    } else {
+      parallel_for(count, kTileRows, [&](int64_t begin, int64_t end) {
+        for_each_block(begin, end, [&](int64_t t, int64_t t_end) {
+          run_block(t, t_end, weight, first, first, last);
+        });
+      });
+    }
+    return !not_finite_;
+  }
+
+  const Product<S>& p_;
+  int64_t C_;
+  PixelGrid tiles_;
+  SourceTiles<S> source_;
+  TargetTiles<S> target_;
+  WeightTiles<S> weight_;
+  int not_finite_ = 0;
+};
 
 template <class S>
 bool run(const Product<S>& p, const T* weight) {
-  if (weight) return run_channels(p, weight, 0, p.K);
-  constexpr int64_t kColumns = kTileColumns<T>;
-  const int64_t panel = kProducts * p.source.C * kColumns;
-  const int64_t channels =
-      larger(kWeightBytes / (panel * int64_t{sizeof(T)}), int64_t{2}) * kColumns;
-  Scratch<T> piece(divide_up(smaller(channels, p.K), kColumns) * panel);
-  bool finite = true;
-  for (int64_t k = 0; k < p.K && finite; k += channels) {
-    const int64_t k_end = smaller(k + channels, p.K);
-    transform_weight(p, k, k_end, piece.data());
-    finite = run_channels(p, piece.data(), k, k_end);
-  }
-  return finite;
+  Winograd<S> winograd(p);
+  if (winograd.together_pays(weight)) return winograd.run_together(weight);
+  return weight ? winograd.run_prepared(weight) : winograd.run_in_pieces();
 }
 
 }  // namespace
 
-#define FASTCONV_WINOGRAD(S)                                                                 \
-  void winograd_transform_weight(const Product<S>& p, int64_t k, int64_t k_end, float* to) { \
-    transform_weight(p, k, k_end, to);                                                       \
-  }                                                                                          \
+#define FASTCONV_WINOGRAD(S)                                                          \
+  void winograd_transform_weight(const Product<S>& p, float* to) {                    \
+    Winograd<S>(p).transform_panels(0, divide_up(p.K, int64_t{kTileColumns<T>}), to); \
+  }                                                                                   \
   bool run_winograd(const Product<S>& p, const float* transformed) { return run(p, transformed); }
 FASTCONV_WINOGRAD(float)
 FASTCONV_WINOGRAD(Float16)

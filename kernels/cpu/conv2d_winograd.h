@@ -32,12 +32,11 @@ FASTCONV_INLINE int64_t winograd_weight_size(const Product<S>& p) {
   constexpr int64_t kColumns = kTileColumns<Compute<S>>;
   return divide_up(p.K, kColumns) * kColumns * p.source.C * kWinogradProducts;
 }
-// Channels [k, k_end) of it; k is a multiple of kTileColumns.
-void winograd_transform_weight(const Product<float>& p, int64_t k, int64_t k_end, float* to);
-void winograd_transform_weight(const Product<Float16>& p, int64_t k, int64_t k_end, float* to);
-void winograd_transform_weight(const Product<BFloat16>& p, int64_t k, int64_t k_end, float* to);
+void winograd_transform_weight(const Product<float>& p, float* to);
+void winograd_transform_weight(const Product<Float16>& p, float* to);
+void winograd_transform_weight(const Product<BFloat16>& p, float* to);
 
-// `transformed`: the whole weight, or null, to transform it here piece by piece. Returns whether all
+// `transformed`: the whole weight, or null, to transform it here. Returns whether all
 // results are finite; if not, they may differ from what a sum of products gives.
 bool run_winograd(const Product<float>& p, const float* transformed);
 bool run_winograd(const Product<Float16>& p, const float* transformed);

@@ -7,7 +7,7 @@
 // block of c:
 //
 //   for each depth block (kDepthBlock)            both operands prepare it: pack, widen or nothing
-//     for each tile of up to kTileRows rows       a: any two strides, stays in L1
+//     for each tile of up to kTileRows rows       a: stays in L1
 //       for each panel of kTileColumns columns    b: [depth][kTileColumns], streams from L2
 //         multiply_tile                           kTileRows x kTileVectors registers of sums
 //         after the last depth block              sums and bias go from registers to the target
@@ -41,17 +41,33 @@ FASTCONV_INLINE constexpr T divide_up(T a, T b) {
   return (a + b - 1) / b;
 }
 
-// An operand a: `row(i)` points to a[i][begin] of the block prepared last; its elements are a[i][d]
-// at row(i) + (d - begin) * depth_stride, rows lie row_stride apart. One of the two strides is 1.
+// A tile of a: element d of row i lies at at(d)[i * row_stride].
+template <class T>
+struct PlainRows {
+  const T* data;
+  int64_t row_stride;
+  FASTCONV_INLINE const T* at(int64_t d) const { return data + d; }
+};
+
+// Rows whose element d lies offsets[d] away from one place: what a window reads of an image.
+template <class T>
+struct ShiftedRows {
+  const T* data;
+  int64_t row_stride;
+  const int64_t* offsets;
+  FASTCONV_INLINE const T* at(int64_t d) const { return data + offsets[d]; }
+};
+
+// An operand a: `rows(i)` gives the rows from i on of the block prepared last.
 template <class T>
 struct DirectRows {
   const T* data;  // a[0][0]
-  int64_t row_stride, depth_stride;
+  int64_t row_stride;
   int64_t begin = 0;
 
   FASTCONV_INLINE void prepare(int64_t from, int64_t) { begin = from; }
-  FASTCONV_INLINE const T* row(int64_t i) const {
-    return data + i * row_stride + begin * depth_stride;
+  FASTCONV_INLINE PlainRows<T> rows(int64_t i) const {
+    return {data + i * row_stride + begin, row_stride};
   }
 };
 
@@ -132,18 +148,17 @@ FASTCONV_INLINE void finish_tile(Vec<T> (&sums)[kRows][kVectors], const TileEnd<
     });
 }
 
-// The tile a * b of kRows x kVectors vectors. kDepthContiguous: depth_stride is 1, else row_stride is.
-template <class T, int kRows, int kVectors, bool kDepthContiguous, class Panel>
-void multiply_tile(int64_t depth, const T* __restrict a, int64_t a_stride, const Panel b,
-                   const TileEnd<T>& end) {
+// The tile a * b of kRows x kVectors vectors.
+template <class T, int kRows, int kVectors, class Rows, class Panel>
+void multiply_tile(int64_t depth, const Rows a, const Panel b, const TileEnd<T>& end) {
   using V = Vec<T>;
   V sums[kRows][kVectors];
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i) {
     // What is written last is fetched first: the products hide its way from memory.
-    __builtin_prefetch(end.c + i * end.stride, 1);
-    __builtin_prefetch(end.c + i * end.stride + smaller(end.columns, int64_t{kTileColumns<T>}) - 1,
-                       1);
+    const T* to = end.c + i * end.stride;
+    __builtin_prefetch(to, 1);
+    __builtin_prefetch(to + smaller(end.columns, int64_t{kTileColumns<T>}) - 1, 1);
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) sums[i][j] = V::zero();
   }
@@ -152,36 +167,34 @@ void multiply_tile(int64_t depth, const T* __restrict a, int64_t a_stride, const
     V columns[kVectors];
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) columns[j] = V::load(b.at(d) + j * V::kLanes);
+    const T* rows = a.at(d);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const V row = V::broadcast(kDepthContiguous ? a[i * a_stride] : a[i]);
+      const V row = V::broadcast(rows[i * a.row_stride]);
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) sums[i][j] = sums[i][j] + row * columns[j];
     }
-    a += kDepthContiguous ? 1 : a_stride;
   }
   finish_tile(sums, end);
 }
 
 // The tile of `rows` rows, 1 <= rows <= kTileRows.
-template <class T, int kVectors, bool kDepthContiguous, int kRows = kTileRows, class Panel>
-FASTCONV_INLINE void multiply_rows(int64_t rows, int64_t depth, const T* a, int64_t a_stride,
-                                   const Panel& b, const TileEnd<T>& end) {
+template <class T, int kVectors, int kRows = kTileRows, class Rows, class Panel>
+FASTCONV_INLINE void multiply_rows(int64_t rows, int64_t depth, const Rows& a, const Panel& b,
+                                   const TileEnd<T>& end) {
   if constexpr (kRows > 1)
-    if (rows < kRows)
-      return multiply_rows<T, kVectors, kDepthContiguous, kRows - 1>(rows, depth, a, a_stride, b,
-                                                                     end);
-  multiply_tile<T, kRows, kVectors, kDepthContiguous>(depth, a, a_stride, b, end);
+    if (rows < kRows) return multiply_rows<T, kVectors, kRows - 1>(rows, depth, a, b, end);
+  multiply_tile<T, kRows, kVectors>(depth, a, b, end);
 }
 
-template <class T, bool kDepthContiguous, class Rows, class Panel>
-void multiply_panel(const Rows& a, int64_t i, int64_t rows, int64_t columns, int64_t depth,
-                    const Panel& b, const TileEnd<T>& end) {
-  const int64_t stride = kDepthContiguous ? a.row_stride : a.depth_stride;
+// The same, of one vector where the panel holds no more.
+template <class T, class Rows, class Panel>
+void multiply_panel(int64_t rows, int64_t columns, int64_t depth, const Rows& a, const Panel& b,
+                    const TileEnd<T>& end) {
   if (columns <= Vec<T>::kLanes)
-    multiply_rows<T, 1, kDepthContiguous>(rows, depth, a.row(i), stride, b, end);
+    multiply_rows<T, 1>(rows, depth, a, b, end);
   else
-    multiply_rows<T, kTileVectors, kDepthContiguous>(rows, depth, a.row(i), stride, b, end);
+    multiply_rows<T, kTileVectors>(rows, depth, a, b, end);
 }
 
 // Part `index` of `parts` of [0, count), as even as can be: where it begins.
@@ -216,10 +229,7 @@ void multiply_block(int64_t rows, int64_t columns, int64_t depth, Rows& a, Panel
       if (staged) end.c = tile, end.stride = end.columns = kTileColumns<T>;
     }
     if (begin > 0) end.partial = partial, end.partial_stride = sums_stride;
-    if (a.depth_stride == 1)
-      multiply_panel<T, true>(a, i, count, width, until - begin, b.panel(j), end);
-    else
-      multiply_panel<T, false>(a, i, count, width, until - begin, b.panel(j), end);
+    multiply_panel<T>(count, width, until - begin, a.rows(i), b.panel(j), end);
     if (staged) store(i, count, first, width, tile, int64_t{kTileColumns<T>});
   };
   do {
@@ -241,10 +251,13 @@ FASTCONV_INLINE void copy_run(Compute<S>* target, const S* source, int64_t strid
   constexpr int64_t kLanes = Vec<Compute<S>>::kLanes;
   int64_t i = 0;
   if (stride != 1) {
-    // Both loads end at the next block's first element.
-    for (; stride == 2 && i + kLanes < count; i += kLanes)
-      even_lanes(load_as_compute(source + 2 * i), load_as_compute(source + 2 * i + kLanes))
-          .store(target + i);
+    // All loads end at the next block's first element.
+    const auto even = [&](int64_t x) {
+      return even_lanes(load_as_compute(source + x), load_as_compute(source + x + kLanes));
+    };
+    for (; stride == 2 && i + kLanes < count; i += kLanes) even(2 * i).store(target + i);
+    for (; stride == 4 && i + kLanes < count; i += kLanes)
+      even_lanes(even(4 * i), even(4 * i + 2 * kLanes)).store(target + i);
     if (stride == 2 && i < count) {
       const int64_t rest = 2 * (count - i) - 1, first = smaller(rest, kLanes);
       const auto some = even_lanes(load_some_as_compute(source + 2 * i, first),
