@@ -15,16 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from fastconv.reference.conv2d import Array, IntPair, conv2d, conv2d_numba
+from fastconv.reference._window import Array, IntPair
+from fastconv.reference.conv2d import conv2d, conv2d_numba
 
 
 def _erf(x: Array) -> Array:
-    return np.vectorize(math.erf, otypes=[np.float64])(x)
+    result: Array = np.vectorize(math.erf, otypes=[np.float64])(x)
+    return result
 
 
 def _silu(x: Array) -> Array:
     with np.errstate(over="ignore"):
-        return x / (1 + np.exp(-x))
+        result: Array = x / (1 + np.exp(-x))
+    return result
 
 
 # By name, in the order of Activation in kernels/epilogue.h; torch.nn.functional has the formulas.
