@@ -6,17 +6,30 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-// [g][k][c * taps + t]: rows of operand a.
+// [g][k][c * taps + t]: rows of operand a. Written in pieces whose source stays in L1, for either the
+// rows or the channels of one lie far apart in the weight.
 template <class S>
 void pack_weight_rows(const Product<S>& p, Compute<S>* packed) {
+  constexpr int64_t kPieceRows = 16, kPiece = 64;
   const int64_t C = p.source.C, taps = p.source.tap_count, depth = p.source.depth();
-  parallel_for(p.G * p.K, (int64_t{1} << 14) / (depth + 1) + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const S* from = p.weight + row / p.K * p.weight_g + row % p.K * p.weight_k;
-      Compute<S>* to = packed + row * depth;
-      for (int64_t c = 0; c < C; ++c)
-        for (int64_t t = 0; t < taps; ++t)
-          *to++ = to_compute(from[c * p.weight_c + p.source.taps[t].weight]);
+  const int64_t parts = divide_up(p.K, kPieceRows);
+  const int64_t grain = (int64_t{1} << 10) / (depth + 1) + 1;
+  parallel_for(p.G * parts, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      const int64_t g = part / parts, k = part % parts * kPieceRows;
+      const int64_t rows = smaller(kPieceRows, p.K - k);
+      const S* from = p.weight + g * p.weight_g + k * p.weight_k;
+      Compute<S>* to = packed + (g * p.K + k) * depth;
+      if (taps == 1) {
+        copy_grid(to, depth, from + p.source.taps[0].weight, p.weight_k, p.weight_c, rows, C);
+        continue;
+      }
+      for (int64_t c_begin = 0; c_begin < C; c_begin += kPiece)
+        for (int64_t row = 0; row < rows; ++row)
+          for (int64_t c = c_begin; c < smaller(c_begin + kPiece, C); ++c)
+            for (int64_t t = 0; t < taps; ++t)
+              to[row * depth + c * taps + t] =
+                  to_compute(from[row * p.weight_k + c * p.weight_c + p.source.taps[t].weight]);
     }
   });
 }
