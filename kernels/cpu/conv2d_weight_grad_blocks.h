@@ -6,8 +6,9 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-// When copying pays, measured on a Zen 3 (AVX2, 32 KiB of L1), 2026-11: see pixels_of.
-constexpr int64_t kOftenRead = 512, kFarPixelsOften = 512, kFarPixels = 4096;  // reads, bytes
+// When copying pays: see rows_in_place and lanes_in_place. Measured on a Zen 3 (AVX2, 32 KiB of L1)
+// and a Xeon with AVX-512 (48 KiB), 2026-11.
+constexpr int64_t kFarPixels = 256, kSetBytes = 1024;
 constexpr int64_t kFewRows = 32, kFewLanes = 128;
 
 // Element (k, c, t) of a block of sums, or of the result.
@@ -194,13 +195,14 @@ class WeightGradBlocks {
     }
   }
 
-  // Whether the tiles read the tensor's memory as it is. Pixels that lie far apart meet in the same
-  // few sets of a cache: what is read often is copied first.
+  // Whether the tiles read the tensor's memory as it is. A tile takes a small piece of each pixel:
+  // pixels that lie far apart come from memory slower than in one stream, and meet in the same few
+  // sets of a cache; so do the planes of channels that lie a multiple of kSetBytes apart.
   bool rows_in_place(const GridTensor<S>& tensor) const {
-    const int64_t stride = tensor.stride_w * tensor.w.spacing * e_.element;
-    const bool often = plan_.block_lanes * plan_.taps >= kOftenRead;
-    return kSame<S, T> && tensor.stride_c == 1 && !plan_.joined &&
-           stride < (often ? kFarPixelsOften : kFarPixels);
+    if (!kSame<S, T> || plan_.joined) return false;
+    const int64_t stride = tensor.stride_w * tensor.w.spacing;
+    if (tensor.stride_c != 1) return stride == 1 && tensor.stride_c * e_.element % kSetBytes != 0;
+    return stride * e_.element <= kFarPixels;
   }
   bool lanes_in_place(const GridTensor<S>& tensor, int64_t lanes) const {
     return kSame<S, T> && tensor.stride_c == 1 && lanes % e_.vector == 0 &&

@@ -72,17 +72,17 @@ struct GridTensor {
   SlidingAxis h, w;
 };
 
-// Where the strip at hand lies: panels of `width` channels, pixels in place or copied. The element
-// of line v, column u of image n: offset + n * image + v * row + u * column.
+// Where the strip at hand lies: panels of `width` channels, pixels in place or copied. Channel c of
+// line v, column u of image n: offset + n * image + v * row + u * column + c * channel.
 template <class T>
 struct StripPixels {
   const T* data;
-  int64_t offset, panel, image, row, column;
+  int64_t offset, panel, image, row, column, channel;
 
   BoxOperand<T> from(int64_t panel_index, int64_t n, int64_t v, int64_t u, int64_t step_v,
                      int64_t step_u) const {
     return {data + (offset + panel_index * panel + n * image + v * row + u * column), image,
-            row * step_v, column * step_u};
+            row * step_v, column * step_u, channel};
   }
 };
 
@@ -197,19 +197,21 @@ StripPixels<Compute<S>> copy_strip(const GridTensor<S>& tensor, const StripRange
           copy_each_element(to, width, from, stride_w, tensor.stride_c, pixels, channels);
       }
     }
-  return {target, -n.begin * image - lines.begin * row - held.begin * width, panel, image, row,
-          width};
+  return {
+      target, -n.begin * image - lines.begin * row - held.begin * width, panel, image, row, width,
+      1};
 }
 
-// The tensor's own memory, for channels that are contiguous and need no conversion.
+// The tensor's own memory, which needs no conversion.
 template <class T>
 StripPixels<T> read_in_place(const GridTensor<T>& tensor, int64_t c, int64_t width) {
   return {tensor.data,
-          c - tensor.h.pad * tensor.stride_h - tensor.w.pad * tensor.stride_w,
-          width,
+          c * tensor.stride_c - tensor.h.pad * tensor.stride_h - tensor.w.pad * tensor.stride_w,
+          width * tensor.stride_c,
           tensor.stride_n,
           tensor.stride_h * tensor.h.spacing,
-          tensor.stride_w * tensor.w.spacing};
+          tensor.stride_w * tensor.w.spacing,
+          tensor.stride_c};
 }
 
 }  // namespace fastconv::cpu::FASTCONV_ISA
