@@ -14,10 +14,11 @@
 //                               b: weight panels, packed once
 //   lanes are pixels (NCHW)     a: weight rows, read in place where possible
 //                               b: pixel panels, packed per thread
-// One task = one block of pixels times one block of channels of one group. Three cases go ways
-// of their own: depthwise convolution, which has no lanes to fill (conv2d_depthwise.h), groups of few
-// channels, which fill no lanes (conv2d_grouped.h), and windows that move by one over contiguous rows
-// with few channels (conv2d_shifted.h).
+// One task = one block of pixels times one block of channels of one group. Some cases go ways of
+// their own: depthwise convolution, which has no lanes to fill (conv2d_depthwise.h), groups of few
+// channels, which fill no lanes (conv2d_grouped.h), windows that move by one over contiguous rows with
+// few channels (conv2d_shifted.h), and the gradient by an input of few channels
+// (conv2d_input_grad_few.h).
 // Cost: 2 * N*K*P*Q * C/G*R*S flops.
 #include "../conv2d.h"
 
@@ -25,6 +26,7 @@
 #include "conv2d_algorithm.h"
 #include "conv2d_dense.h"
 #include "conv2d_depthwise.h"
+#include "conv2d_input_grad_few.h"
 #include "conv2d_prepare.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
@@ -123,43 +125,90 @@ void forward(const Conv2dShape& s, const S* input, const S* weight, const S* bia
   run_product(p, choose_algorithm(p, arranged != nullptr).algorithm, arranged);
 }
 
+// The taps that input rows a + i * stride_h and columns b + j * stride_w meet; returns how many.
+int64_t set_phase_taps(const Conv2dShape& s, int64_t a, int64_t b, Tap* taps) {
+  const Window2d& window = s.window;
+  int64_t count = 0;
+  for (int64_t r = 0; r < window.R; ++r) {
+    const int64_t h = a + window.pad_h - r * window.dilation_h;
+    if (h % window.stride_h) continue;
+    for (int64_t q = 0; q < window.S; ++q) {
+      const int64_t w = b + window.pad_w - q * window.dilation_w;
+      if (w % window.stride_w) continue;
+      taps[count++] = {h / window.stride_h, w / window.stride_w, 0, 0,
+                       r * s.weight.s[2] + q * s.weight.s[3]};
+    }
+  }
+  return count;
+}
+
+// The product that gives the pixels of one phase of grad_input; the taps are still missing.
+template <class S>
+Product<S> phase_product(const Conv2dShape& s, int64_t a, int64_t b, const S* grad_output,
+                         const S* weight, S* grad_input) {
+  const Window2d& window = s.window;
+  Product<S> p;
+  p.source = output_source(
+      s, grad_output,
+      {s.N, (s.H - a - 1) / window.stride_h + 1, (s.W - b - 1) / window.stride_w + 1});
+  p.target = {grad_input + a * s.input.s[2] + b * s.input.s[3],
+              s.input.s[0],
+              s.input.s[1],
+              s.input.s[2] * window.stride_h,
+              s.input.s[3] * window.stride_w,
+              {}};
+  p.weight = weight;
+  p.weight_g = s.K / s.G * s.weight.s[0];
+  p.weight_k = s.weight.s[1];
+  p.weight_c = s.weight.s[0];
+  p.bias = nullptr;
+  p.G = s.G;
+  p.K = s.C / s.G;
+  return p;
+}
+
+// grad_input = 0: zeros in every type are zero bits.
+template <class S>
+void clear_input(const Conv2dShape& s, S* grad_input) {
+  const int64_t* stride = s.input.s;
+  const bool channels = stride[1] == 1;  // are a run; else a row's pixels
+  const bool one_run = channels && stride[3] == s.C;
+  const int64_t runs = one_run ? 1 : channels ? s.W : s.C, apart = stride[channels ? 3 : 1];
+  const int64_t length = one_run ? s.W * s.C : channels ? s.C : s.W;
+  const int64_t step = channels ? 1 : stride[3];
+  parallel_for(s.N * s.H, (int64_t{1} << 14) / (s.W * s.C) + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t run = 0; run < runs; ++run) {
+        S* to = grad_input + row / s.H * stride[0] + row % s.H * stride[2] + run * apart;
+        if (step == 1)
+          __builtin_memset(to, 0, static_cast<unsigned long>(length) * sizeof(S));
+        else
+          for (int64_t i = 0; i < length; ++i) to[i * step] = S{};
+      }
+  });
+}
+
 template <class S>
 void input_grad(const Conv2dShape& s, const S* grad_output, const S* weight, S* grad_input) {
-  const Window2d& window = s.window;
-  Scratch<Tap> taps(window.R, window.S);
-  for (int64_t a = 0; a < smaller(window.stride_h, s.H); ++a) {
-    for (int64_t b = 0; b < smaller(window.stride_w, s.W); ++b) {
-      int64_t count = 0;
-      for (int64_t r = 0; r < window.R; ++r) {
-        const int64_t h = a + window.pad_h - r * window.dilation_h;
-        if (h % window.stride_h) continue;
-        for (int64_t q = 0; q < window.S; ++q) {
-          const int64_t w = b + window.pad_w - q * window.dilation_w;
-          if (w % window.stride_w) continue;
-          taps.data()[count++] = {h / window.stride_h, w / window.stride_w, 0, 0,
-                                  r * s.weight.s[2] + q * s.weight.s[3]};
-        }
-      }
-      Product<S> p;
-      p.source = output_source(
-          s, grad_output,
-          {s.N, (s.H - a - 1) / window.stride_h + 1, (s.W - b - 1) / window.stride_w + 1});
-      p.target = {grad_input + a * s.input.s[2] + b * s.input.s[3],
-                  s.input.s[0],
-                  s.input.s[1],
-                  s.input.s[2] * window.stride_h,
-                  s.input.s[3] * window.stride_w,
-                  {}};
-      p.weight = weight;
-      p.weight_g = s.K / s.G * s.weight.s[0];
-      p.weight_k = s.weight.s[1];
-      p.weight_c = s.weight.s[0];
-      p.bias = nullptr;
-      p.G = s.G;
-      p.K = s.C / s.G;
-      set_taps(p, taps.data(), count);
-      run_product(p, choose_algorithm(p, false).algorithm, nullptr);
-    }
+  if constexpr (kSame<S, Compute<S>>) {
+    using Few = InputGradFew<S>;
+    if (forced_algorithm() == Conv2dAlgorithm::kCount && Few::is_possible(s))
+      return Few(s, grad_output, grad_input).run(weight);
+  }
+  const int64_t phases_h = smaller(s.window.stride_h, s.H);
+  const int64_t phases_w = smaller(s.window.stride_w, s.W);
+  Scratch<Tap> taps(s.window.R, s.window.S);
+  bool gaps = false;  // between the windows
+  for (int64_t phase = 0; phase < phases_h * phases_w && !gaps; ++phase)
+    gaps = set_phase_taps(s, phase / phases_w, phase % phases_w, taps.data()) == 0;
+  if (gaps) clear_input(s, grad_input);
+  for (int64_t phase = 0; phase < phases_h * phases_w; ++phase) {
+    const int64_t a = phase / phases_w, b = phase % phases_w;
+    const int64_t count = set_phase_taps(s, a, b, taps.data());
+    if (count == 0) continue;
+    Product<S> p = phase_product(s, a, b, grad_output, weight, grad_input);
+    set_taps(p, taps.data(), count);
+    run_product(p, choose_algorithm(p, false).algorithm, nullptr);
   }
 }
 
