@@ -16,7 +16,8 @@ namespace fastconv::cpu {
 namespace {
 [[noreturn]] void refuse() { throw Error(ErrorKind::kRuntime, "a kernel of the CPU was called"); }
 }  // namespace
-void conv2d_forward(const Conv2dShape&, const void*, const void*, const void*, const void*, void*) {
+void conv2d_forward(const Conv2dShape&, const void*, const void*, const void*, const void*,
+                    const Epilogue*, void*) {
   refuse();
 }
 void conv2d_input_grad(const Conv2dShape&, const void*, const void*, void*) { refuse(); }
