@@ -82,10 +82,10 @@ part_build() {
 part_laws() {
   # Where a device is missing, or fastconv's CUDA part, laws would be skipped or torch would serve: neither is a pass.
   ((${#dry[@]})) || "$python" -m bench.gpu check
-  local options=(-m cuda -q --tb=short -p no:cacheprovider --continue-on-collection-errors -c "$root/pyproject.toml" --rootdir "$root")
+  local options=(-m cuda -q --tb=short -p no:cacheprovider -p no:hypothesispytest --continue-on-collection-errors -c "$root/pyproject.toml" --rootdir "$root")
   local laws=("$root/tests" "$root/bench/gpu/device_laws.py")
   # These are not about the device, or need packages that a bare machine lacks.
-  for name in opinfo layering documentation cuda_emulation; do
+  for name in opinfo layering documentation cuda_{emulation,instructions,planted,pointwise,rooms}; do
     options+=(--ignore "$root/tests/test_$name.py")
   done
   if ((${#dry[@]})); then

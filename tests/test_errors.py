@@ -5,14 +5,12 @@ and never crashes.
 import dataclasses
 import re
 
-import hypothesis
 import native
 import numpy as np
 import pytest
 import torch
-from hypothesis import strategies
 from operations import OPERATIONS, every_operation
-from operations.mistakes import exception_of
+from operations.mistakes import exception_of, hypothesis, strategies
 
 import fastconv
 

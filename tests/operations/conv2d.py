@@ -4,13 +4,20 @@ import math
 from typing import ClassVar
 
 import torch
-from hypothesis import strategies
 
 import fastconv
 from fastconv.reference import conv2d as reference
 
 from .base import FLOATING, Operation, at_least_one, pair
-from .mistakes import WrongCall, mostly, random_pair, random_tensor, wrong_pairs, wrong_tensors
+from .mistakes import (
+    WrongCall,
+    mostly,
+    random_pair,
+    random_tensor,
+    strategies,
+    wrong_pairs,
+    wrong_tensors,
+)
 
 
 def explicit_padding(case) -> tuple[int, ...]:

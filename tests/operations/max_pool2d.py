@@ -3,13 +3,20 @@
 from typing import ClassVar
 
 import torch
-from hypothesis import strategies
 
 import fastconv
 from fastconv.reference import max_pool2d as reference
 
 from .base import FLOATING, Operation, at_least_one, pair
-from .mistakes import WrongCall, mostly, random_pair, random_tensor, wrong_pairs, wrong_tensors
+from .mistakes import (
+    WrongCall,
+    mostly,
+    random_pair,
+    random_tensor,
+    strategies,
+    wrong_pairs,
+    wrong_tensors,
+)
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
