@@ -157,7 +157,7 @@ void run_pixel_lanes(const Product<S>& p, const Compute<S>* prepared) {
     const PixelSource<S> source = source_of_group(p, g);
     Scratch<T> unfolded(blocks.pixels.longest() * smaller(kDepthBlock<T>, depth));
     PixelPanels<S> panels{source, m, m_end, unfolded.data()};
-    DirectRows<T> rows = weight.rows(g, k);
+    StagedRows<T> rows = weight.rows(g, k);
     const StorePixelLanes<S> store{p, g * p.K + k, m};
     multiply_block<T>(k_end - k, m_end - m, depth, rows, panels, store);
   });

@@ -178,7 +178,7 @@ void run_shifted(const Product<S>& p, const Compute<S>* prepared) {
       strip.fill(p.source.data + g * p.source.C * p.source.stride_c, n, i, i_end, memory.data());
       for (int64_t k = 0; k < p.K; k += kChannelBlock) {
         const int64_t channel = g * p.K + k;
-        DirectRows<T> rows = weight.rows(g, k);
+        StagedRows<T> rows = weight.rows(g, k);
         const int64_t grid_rows = by_rows ? i_end - i : 1;
         const int64_t columns = by_rows ? J : (i_end - i - 1) * strip.width() + J;
         for (int64_t row = 0; row < grid_rows; ++row) {

@@ -94,12 +94,13 @@ class WeightRows {
     if (!plain_ && !prepared) pack_weight_rows(p, packed_.data());
   }
 
-  DirectRows<T> rows(int64_t g, int64_t k) const {
+  // Channels from k on of group g.
+  StagedRows<T> rows(int64_t g, int64_t k) const {
     const Product<S>& p = product_;
     if constexpr (kSame<S, T>)
-      if (plain_) return {p.weight + g * p.weight_g + k * p.weight_k, p.weight_k};
+      if (plain_) return {{p.weight + g * p.weight_g + k * p.weight_k, p.weight_k}, p.K - k};
     const int64_t depth = p.source.depth();
-    return {rows_ + (g * p.K + k) * depth, depth};
+    return {{rows_ + (g * p.K + k) * depth, depth}, p.K - k};
   }
 
  private:

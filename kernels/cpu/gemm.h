@@ -71,6 +71,33 @@ struct DirectRows {
   }
 };
 
+template <class S>
+FASTCONV_INLINE void copy_run(Compute<S>* target, const S* source, int64_t stride, int64_t count);
+
+// The same, a tile of rows copied first where `copies`: rows that lie a multiple of 4 KiB apart share
+// their sets of L1.
+template <class T>
+struct StagedRows {
+  static constexpr int64_t kPitch = kDepthBlock<T> + Vec<T>::kLanes;
+  DirectRows<T> direct;
+  int64_t count;  // rows of a
+  bool copies = direct.row_stride * int64_t{sizeof(T)} % 4096 == 0;
+  int64_t length = 0;
+  alignas(64) T tile[kTileRows * kPitch];
+
+  FASTCONV_INLINE void prepare(int64_t from, int64_t until) {
+    direct.prepare(from, until);
+    length = until - from;
+  }
+  FASTCONV_INLINE PlainRows<T> rows(int64_t i) {
+    const PlainRows<T> from = direct.rows(i);
+    if (!copies) return from;
+    for (int64_t row = 0; row < smaller(count - i, int64_t{kTileRows}); ++row)
+      copy_run(tile + row * kPitch, from.at(0) + row * from.row_stride, 1, length);
+    return {tile, kPitch};
+  }
+};
+
 // A panel of b: at(d) points to its kTileColumns columns in row d of the block prepared last.
 template <class T>
 struct PackedPanel {
@@ -216,8 +243,7 @@ void multiply_block(int64_t rows, int64_t columns, int64_t depth, Rows& a, Panel
   Scratch<T> sums(depth <= kDepthBlock<T> ? 0 : rows * sums_stride);
 
   int64_t begin = 0, until = 0;
-  const auto run_tile = [&](int64_t t, int64_t j) {
-    const int64_t i = part_begin(rows, tiles, t), count = part_begin(rows, tiles, t + 1) - i;
+  const auto run_tile = [&](int64_t i, int64_t count, const auto& tile_rows, int64_t j) {
     const int64_t first = j * kTileColumns<T>;
     const int64_t width = smaller(columns - first, int64_t{kTileColumns<T>});
     T* const partial = sums.data() + i * sums_stride + first;
@@ -229,15 +255,18 @@ void multiply_block(int64_t rows, int64_t columns, int64_t depth, Rows& a, Panel
       if (staged) end.c = tile, end.stride = end.columns = kTileColumns<T>;
     }
     if (begin > 0) end.partial = partial, end.partial_stride = sums_stride;
-    multiply_panel<T>(count, width, until - begin, a.rows(i), b.panel(j), end);
+    multiply_panel<T>(count, width, until - begin, tile_rows, b.panel(j), end);
     if (staged) store(i, count, first, width, tile, int64_t{kTileColumns<T>});
   };
   do {
     until = smaller(begin + kDepthBlock<T>, depth);
     a.prepare(begin, until);
     b.prepare(begin, until);
-    for (int64_t t = 0; t < tiles; ++t)
-      for (int64_t j = 0; j < panels; ++j) run_tile(t, j);
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t i = part_begin(rows, tiles, t), count = part_begin(rows, tiles, t + 1) - i;
+      const auto tile_rows = a.rows(i);
+      for (int64_t j = 0; j < panels; ++j) run_tile(i, count, tile_rows, j);
+    }
     begin = until;
   } while (begin < depth);
 }
@@ -279,18 +308,24 @@ void copy_grid(Compute<S>* target, int64_t target_stride, const S* source, int64
   using V = Vec<Compute<S>>;
   int64_t i = 0;
   if (column_stride != 1 && row_stride == 1 && columns >= V::kLanes) {
-    for (; i + V::kLanes <= rows; i += V::kLanes) {
+    constexpr int64_t kFewRows = 3;  // are not worth a block
+    for (; i + kFewRows < rows; i += V::kLanes) {
+      const int64_t count = smaller(rows - i, int64_t{V::kLanes});
       int64_t j = 0;
       for (; j + V::kLanes <= columns; j += V::kLanes) {
         V block[V::kLanes];
 #pragma GCC unroll 16
-        for (int r = 0; r < V::kLanes; ++r)
-          block[r] = load_as_compute(source + i + (j + r) * column_stride);
+        for (int r = 0; r < V::kLanes; ++r) {
+          const S* from = source + i + (j + r) * column_stride;
+          block[r] = count == V::kLanes ? load_as_compute(from) : load_some_as_compute(from, count);
+          __builtin_prefetch(from + 4 * V::kLanes);  // lines of a column are few: no stream
+        }
         transpose(block);
 #pragma GCC unroll 16
-        for (int r = 0; r < V::kLanes; ++r) block[r].store(target + (i + r) * target_stride + j);
+        for (int r = 0; r < V::kLanes; ++r)
+          if (r < count) block[r].store(target + (i + r) * target_stride + j);
       }
-      for (int64_t r = i; r < i + V::kLanes; ++r)
+      for (int64_t r = i; r < i + count; ++r)
         copy_run(target + r * target_stride + j, source + r + j * column_stride, column_stride,
                  columns - j);
     }
