@@ -90,6 +90,22 @@ def _named_padding(op: str, weight_size: Any, stride: Any, padding: str, dilatio
     return (top, left) if (top, left) == (bottom, right) else (top, bottom, left, right)
 
 
+def expect_bool(op: str, name: str, value: Any) -> None:
+    """Raises TypeError, as torch does, unless ``value`` is a bool."""
+    if type(value) is not bool:
+        raise TypeError(f"{op}: expected {name} to be a bool, got {type(value).__name__}")
+
+
+def pool_window(
+    op: str, kernel_size: Any, stride: Any, padding: Any
+) -> tuple[int | tuple[int, ...], int | tuple[int, ...], int | tuple[int, ...]]:
+    """(kernel_size, stride, padding); no stride means the kernel_size."""
+    kernel_size = one_or_two(op, "kernel_size", kernel_size)
+    empty = stride is None or (isinstance(stride, (tuple, list)) and not stride)
+    stride = kernel_size if empty else one_or_two(op, "stride", stride)
+    return kernel_size, stride, one_or_two(op, "padding", padding)
+
+
 def max_pool2d_window(
     op: str, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: Any
 ) -> tuple[Any, ...]:
@@ -97,14 +113,9 @@ def max_pool2d_window(
 
     The stride is always there: AOTInductor (torch 2.13) passes the default ``[]`` on as None.
     """
-    kernel_size = one_or_two(op, "kernel_size", kernel_size)
-    empty = stride is None or (isinstance(stride, (tuple, list)) and not stride)
-    stride = kernel_size if empty else one_or_two(op, "stride", stride)
-    padding = one_or_two(op, "padding", padding)
+    kernel_size, stride, padding = pool_window(op, kernel_size, stride, padding)
     dilation = one_or_two(op, "dilation", dilation)
-    if type(ceil_mode) is not bool:
-        kind = type(ceil_mode).__name__
-        raise TypeError(f"{op}: expected ceil_mode to be a bool, got {kind}")
+    expect_bool(op, "ceil_mode", ceil_mode)
     if ceil_mode:
         return kernel_size, stride, padding, dilation, ceil_mode
     if dilation != 1:

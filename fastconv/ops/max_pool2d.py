@@ -19,12 +19,12 @@ from fastconv.ops._check import (
     dtype_name,
     expect,
     expect_dtype,
-    expect_pair,
     expect_rank,
     expect_shape,
 )
 from fastconv.ops._define import Grads, Op, Unfold, define
 from fastconv.ops._layout import is_channels_last
+from fastconv.ops._pool import pooled_size
 from fastconv.ops._vmap import fold_planes
 
 if TYPE_CHECKING:
@@ -34,38 +34,6 @@ _ARGUMENTS = (
     "(Tensor input, int[2] kernel_size, int[2] stride=[], int[2] padding=0, int[2] dilation=1, "
     "bool ceil_mode=False)"
 )
-
-
-def output_size(
-    op: str,
-    x: Sequence[int],
-    kernel_size: int | Sequence[int],
-    stride: int | Sequence[int] = (),
-    padding: int | Sequence[int] = 0,
-    dilation: int | Sequence[int] = 1,
-    ceil_mode: bool = False,
-) -> tuple[int, ...]:
-    """Checks the geometry of max_pool2d; the shape of its output."""
-    expect_rank(op, "input", x, 3, 4)
-    law = "an input without empty dimensions (but the batch)"
-    expect(all(size >= 1 for size in x[-3:]), op, law, list(x))
-    window = expect_pair(op, "kernel_size", kernel_size, 1)
-    steps = window if stride in ((), []) else expect_pair(op, "stride", stride, 1)
-    pads = expect_pair(op, "padding", padding, 0)
-    dilations = expect_pair(op, "dilation", dilation, 1)
-    extents = []
-    for axis in (0, 1):
-        pad, step, taps = pads[axis], steps[axis], window[axis]
-        expect(pad <= taps // 2, op, f"padding of at most half the kernel_size ({taps})", pad)
-        size = x[axis - 2]
-        room = size + 2 * pad - dilations[axis] * (taps - 1) - 1
-        count = (room + step - 1 if ceil_mode else room) // step + 1
-        # The last window must start inside the input or in the padding before it.
-        if ceil_mode and (count - 1) * step >= size + pad:
-            count -= 1
-        expect(count >= 1, op, f"a window of at most the padded input ({size} + 2 * {pad})", taps)
-        extents.append(count)
-    return (*x[:-2], *extents)
 
 
 def take(planes: Tensor, indices: Tensor) -> Tensor:
@@ -90,7 +58,7 @@ class MaxPool2dWithIndices(Op):
     integer_outputs: ClassVar[tuple[int, ...]] = (1,)
 
     def outputs(self, input: Any, *window: Any) -> tuple[Output, ...]:
-        shape = output_size(self.name, input.shape, *window)
+        shape = pooled_size(self.name, input.shape, *window)
         expect_dtype(self.name, self.dtypes, input)
         layout = len(shape) == 4 and is_channels_last(input)
         return Output(shape, layout), Output(shape, layout, torch.int64 if torch else "int64")

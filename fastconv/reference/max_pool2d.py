@@ -23,57 +23,8 @@ from typing import Any
 import numpy as np
 
 from fastconv.reference._numba import parallel, prange
-from fastconv.reference._window import Array, IntPair, batched, pair, widened
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """The windows along one axis of the image."""
-
-    size: int
-    taps: int
-    stride: int
-    padding: int
-    dilation: int
-    ceil_mode: bool
-
-    @property
-    def count(self) -> int:
-        """Number of outputs.
-
-        With ceil_mode the last window may hang over, but must start inside or in the padding
-        before.
-        """
-        room = self.size + 2 * self.padding - self.dilation * (self.taps - 1) - 1
-        if not self.ceil_mode:
-            return room // self.stride + 1
-        count = -(-room // self.stride) + 1
-        return count - 1 if (count - 1) * self.stride >= self.size + self.padding else count
-
-    def positions(self, tap: int) -> Array:
-        """Where that tap of every window is; outside [0, size) in padding."""
-        return np.arange(self.count) * self.stride - self.padding + tap * self.dilation
-
-    @property
-    def first(self) -> Array:
-        """The position of every window's first tap that is not before the input."""
-        start = self.positions(0)
-        return np.where(start < 0, start % self.dilation, start)
-
-
-def _axes(
-    input_size: Sequence[int],
-    kernel_size: IntPair,
-    stride: IntPair | None,
-    padding: IntPair,
-    dilation: IntPair,
-    ceil_mode: bool,
-) -> tuple[_Axis, _Axis]:
-    window = pair(kernel_size)
-    step = window if stride is None or stride == () or stride == [] else pair(stride)
-    each = zip(input_size[-2:], window, step, pair(padding), pair(dilation), strict=True)
-    rows, columns = (_Axis(*numbers, ceil_mode=ceil_mode) for numbers in each)
-    return rows, columns
+from fastconv.reference._pool import pool_axes
+from fastconv.reference._window import Array, IntPair, batched, widened
 
 
 def _lowest(dtype: Any) -> Any:
@@ -106,7 +57,7 @@ def max_pool2d_with_indices(
         >>> values.tolist(), indices.tolist()
         ([[[5.0, 7.0], [13.0, 15.0]]], [[[5, 7], [13, 15]]])
     """
-    rows, columns = _axes(input.shape, kernel_size, stride, padding, dilation, ceil_mode)
+    rows, columns = pool_axes(input.shape, kernel_size, stride, padding, dilation, ceil_mode)
     shape = (*input.shape[:-2], rows.count, columns.count)
     best = np.full(shape, _lowest(input.dtype), input.dtype)
     indices = np.broadcast_to(rows.first[:, np.newaxis] * columns.size + columns.first, shape)
@@ -167,7 +118,7 @@ def max_pool2d_with_indices_numba(
     ceil_mode: bool = False,
 ) -> tuple[Array, Array]:
     """:func:`max_pool2d_with_indices` by compiled loops."""
-    rows, columns = _axes(input.shape, kernel_size, stride, padding, dilation, ceil_mode)
+    rows, columns = pool_axes(input.shape, kernel_size, stride, padding, dilation, ceil_mode)
     image = widened(batched(input))
     shape = (*image.shape[:2], rows.count, columns.count)
     output, indices = np.empty(shape, image.dtype), np.empty(shape, np.int64)

@@ -1,19 +1,14 @@
-// What the kernels of max_pool2d share: their parameters, and which thread works where.
+// What the kernels of max_pool2d share: their parameters.
 #pragma once
 #include <cuda_runtime.h>
 
 #include <cstdint>
 
-#include "kernels/cuda/numeric.cuh"
+#include "kernels/cuda/pool.cuh"
 #include "kernels/max_pool2d.h"
 
 namespace fastconv {
 namespace cuda {
-
-constexpr int kPoolThreads = 256;
-// Blocks per multiprocessor: they leave 80 and 128 registers, below which some kernels spill.
-template <class Index>
-constexpr int kPoolBlocks = sizeof(Index) == 4 ? 3 : 2;
 
 // A MaxPool2dShape with the pointers, in the index type that the tensors need. Divisions and
 // products of 64 bits cost several times those of 32, so int64_t is only for what in_pieces cannot
@@ -75,50 +70,10 @@ inline bool fits_int32(const MaxPool2dShape& shape) {
   return true;
 }
 
-inline int64_t offset_of(const Strides4& strides, int64_t n, int64_t c) {
-  return n * strides.s[0] + c * strides.s[1];
-}
-
-// Calls body(piece, first n, first c) for pieces of the batch, then of the channels, that
-// fit_int32, or are one plane.
+// Calls body(piece, first n, first c) for pieces that fit_int32, or are one plane.
 template <class Body>
-const char* in_pieces(const MaxPool2dShape& shape, const Body& body, int64_t n = 0, int64_t c = 0) {
-  using Extent = int64_t MaxPool2dShape::*;
-  const Extent axis = shape.N > 1 ? &MaxPool2dShape::N : &MaxPool2dShape::C;
-  if (fits_int32(shape) || shape.*axis == 1) return body(shape, n, c);
-  MaxPool2dShape front = shape, back = shape;
-  front.*axis = shape.*axis / 2;
-  back.*axis -= front.*axis;
-  const char* error = in_pieces(front, body, n, c);
-  if (error != nullptr) return error;
-  return shape.N > 1 ? in_pieces(back, body, n + front.N, c)
-                     : in_pieces(back, body, n, c + front.C);
-}
-
-inline int64_t blocks_for(int64_t threads) { return (threads + kPoolThreads - 1) / kPoolThreads; }
-
-template <class Index>
-struct Place {
-  Index n, c, y, x;
-};
-
-// The thread's place in a tensor of [N, C, height, width], fastest axis first.
-template <class Index>
-__device__ __forceinline__ Place<Index> place_of(const Pool<Index>& pool, Index i, Index height,
-                                                 Index width) {
-  Place<Index> at;
-  if (pool.channels_last) at.c = take_axis(i, pool.C);
-  at.x = take_axis(i, width);
-  at.y = take_axis(i, height);
-  if (!pool.channels_last) at.c = take_axis(i, pool.C);
-  at.n = i;
-  return at;
-}
-
-template <class Index>
-__device__ __forceinline__ Index offset_of(const Index (&strides)[4], Index n, Index c, Index y,
-                                           Index x) {
-  return n * strides[0] + c * strides[1] + y * strides[2] + x * strides[3];
+const char* in_pieces(const MaxPool2dShape& shape, const Body& body) {
+  return in_pieces(shape, fits_int32, body);
 }
 
 }  // namespace cuda

@@ -29,30 +29,6 @@ namespace cuda {
 
 namespace {
 
-// The outputs [begin, end) whose windows cover some input row in [first, last].
-template <class Index>
-struct Windows {
-  Index begin, end;
-};
-
-template <class Index>
-__device__ __forceinline__ Windows<Index> windows_over(Index first, Index last, Index taps,
-                                                       Index stride, Index pad, Index dilation,
-                                                       Index outputs) {
-  const Index behind = first + pad - (taps - 1) * dilation;
-  const Index begin = behind <= 0 ? 0 : quotient(behind + stride - 1, stride);
-  const Index end = quotient(last + pad, stride) + 1;
-  return {begin, end < outputs ? end : outputs};
-}
-
-template <class T, int kLanes, class Index>
-__device__ __forceinline__ void store_sums(T* to, const Wide<T> (&sums)[kLanes]) {
-  Vector<T, kLanes> values;
-#pragma unroll
-  for (int v = 0; v < kLanes; ++v) values.lane[v] = Narrow<T>::from(sums[v]);
-  store_vector(to, values);
-}
-
 template <class T, class Index>
 __global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>)
     max_pool2d_backward_channels_kernel(const Pool<Index> pool) {
