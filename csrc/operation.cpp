@@ -28,6 +28,8 @@ Argument parse_argument(const std::string& text) {
   } else if (type == "bool") {
     argument.kind = ArgumentKind::kBool;
     argument.value = {value == "True"};
+  } else if (type == "int?") {
+    argument.kind = ArgumentKind::kOptionalInt;
   } else {
     argument.kind = ArgumentKind::kInt;
     argument.value = {std::atoll(value.c_str())};

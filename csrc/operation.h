@@ -13,7 +13,7 @@ namespace fastconv {
 constexpr int kMaxArguments = 12;
 constexpr int kMaxResults = 2;
 
-enum class ArgumentKind { kTensor, kOptionalTensor, kIntList, kInt, kBool };
+enum class ArgumentKind { kTensor, kOptionalTensor, kIntList, kInt, kOptionalInt, kBool };
 
 struct Argument {
   ArgumentKind kind;
@@ -25,7 +25,7 @@ struct Argument {
 // What a caller gave for one argument.
 struct Value {
   TensorView tensor;
-  bool present = false;    // of an optional tensor
+  bool present = false;    // of an optional tensor or number
   int count = 0;           // of `ints`
   int64_t ints[kMaxDims];  // the first `count`, or the one of a number or flag
 };
@@ -42,6 +42,9 @@ struct Call {
   }
   const Value& ints(int i) const { return arguments[i]; }
   int64_t integer(int i) const { return arguments[i].ints[0]; }
+  const int64_t* optional_integer(int i) const {
+    return arguments[i].present ? arguments[i].ints : nullptr;
+  }
 };
 
 struct Operation {
@@ -52,8 +55,8 @@ struct Operation {
   void (*run)(Call& call);
 };
 
-// "name(Tensor input, Tensor? bias=None, int[2] stride=1, int groups=1) -> Tensor"; understands
-// what stands in it.
+// "name(Tensor input, Tensor? bias=None, int[2] stride=1, int groups=1, int? divisor=None) ->
+// Tensor"; understands what stands in it.
 Operation parse_operation(const char* schema, void (*run)(Call& call));
 
 const std::vector<Operation>& operations();

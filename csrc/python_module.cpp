@@ -78,8 +78,12 @@ void read_value(const Operation& operation, const Argument& argument, py::handle
         value.count = 1;
       }
       return;
+    case ArgumentKind::kOptionalInt:
+      if (object.is_none()) return;
+      [[fallthrough]];
     case ArgumentKind::kInt:
       value.ints[0] = read_int(operation, argument, object);
+      value.present = true;
       return;
     case ArgumentKind::kBool:
       if (!PyBool_Check(object.ptr())) fail_type(operation, argument, "a bool", object);

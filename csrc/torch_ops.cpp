@@ -127,6 +127,8 @@ class Arguments {
         aoti_torch_delete_tensor_object(reinterpret_cast<TorchTensor>(stack_[i]));
       else if (kind == ArgumentKind::kIntList)
         torch_delete_list(reinterpret_cast<TorchList>(stack_[i]));
+      else if (kind == ArgumentKind::kOptionalInt)
+        delete reinterpret_cast<TorchValue*>(stack_[i]);
     }
   }
 
@@ -140,6 +142,11 @@ class Arguments {
         return read_list(argument, reinterpret_cast<TorchList>(stack_[i]), value);
       case ArgumentKind::kInt:
         value.ints[0] = static_cast<int64_t>(stack_[i]);
+        return;
+      case ArgumentKind::kOptionalInt:
+        value.present = stack_[i] != 0;
+        if (value.present)
+          value.ints[0] = static_cast<int64_t>(*reinterpret_cast<TorchValue*>(stack_[i]));
         return;
       case ArgumentKind::kBool:
         value.ints[0] = stack_[i] & 1;
