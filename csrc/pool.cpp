@@ -13,11 +13,14 @@ Pair dilated(const Window2d& window) {
 
 }  // namespace
 
-void check_pool_image(const char* operation, const TensorView& input) {
+void check_pool_image(const char* operation, const TensorView& input, bool adaptive) {
   bool legal = input.ndim == 3 || input.ndim == 4;
-  for (int i = input.ndim == 4 ? 1 : 0; i < input.ndim; ++i) legal = legal && input.sizes[i] != 0;
+  for (int i = input.ndim - (adaptive ? 2 : 3); legal && i < input.ndim; ++i)
+    legal = input.sizes[i] != 0;
   if (!legal)
-    fail(operation, "3-d (unbatched) or 4-d (batched) input, empty at most in its batch",
+    fail(operation,
+         std::string("3-d (unbatched) or 4-d (batched) input, empty at most in its batch") +
+             (adaptive ? " or channels" : ""),
          "size " + sizes_of(input));
 }
 
@@ -64,6 +67,34 @@ Pair pooled_extents(const char* operation, const Window2d& window, int64_t H, in
          text_of(2, needed));
   }
   return result;
+}
+
+PoolGradient pool_gradient(const char* operation, const TensorView& grad_output,
+                           const Value& input_size, bool channels_last, bool adaptive) {
+  const int ndim = grad_output.ndim;
+  if (ndim != 3 && ndim != 4)
+    fail(operation, "3-d (unbatched) or 4-d (batched) grad_output",
+         "size " + sizes_of(grad_output));
+  const int64_t* sizes = input_size.ints;
+  if (input_size.count != ndim || !std::equal(sizes, sizes + ndim - 2, grad_output.sizes) ||
+      std::any_of(sizes + ndim - (adaptive ? 2 : 3), sizes + ndim,
+                  [](int64_t size) { return size < 1; }))
+    fail(operation,
+         "input_size with the batch and channels of grad_output, " + sizes_of(grad_output) +
+             ", and rows and columns",
+         text_of(input_size.count, sizes));
+  PoolGradient gradient{batched(grad_output), {1}, ndim == 3, channels_last && ndim == 4};
+  std::copy(sizes, sizes + ndim, gradient.input_size + 4 - ndim);
+  return gradient;
+}
+
+void check_pool_output(const char* operation, const TensorView& grad_output, int64_t P, int64_t Q) {
+  const int64_t* planes = grad_output.sizes + grad_output.ndim - 2;
+  if (planes[0] != P || planes[1] != Q) {
+    const int64_t wanted[] = {P, Q};
+    fail(operation, "grad_output with planes of the output's size, " + text_of(2, wanted),
+         sizes_of(grad_output));
+  }
 }
 
 }  // namespace fastconv

@@ -1,6 +1,6 @@
 """fastconv: convolution and pooling for PyTorch, NumPy and CuPy, behind interfaces you know.
 
-* ``fastconv.Conv2d``, ``fastconv.MaxPool2d``: in place of torch.nn's.
+* ``fastconv.Conv2d``, ``fastconv.MaxPool2d``, ``fastconv.AvgPool2d`` …: in place of torch.nn's.
 * ``fastconv.functional``: in place of torch.nn.functional; takes NumPy and CuPy arrays too.
 * ``fastconv.backend("numba")``: who computes; also a context manager.
 * ``fastconv.freeze(module)``: weights arranged once, for inference.
@@ -32,7 +32,10 @@ if HAS_TORCH or TYPE_CHECKING:
     from fastconv import nn as nn
     from fastconv._freeze import freeze as freeze
     from fastconv._freeze import thaw as thaw
+    from fastconv.nn import AdaptiveAvgPool2d as AdaptiveAvgPool2d
+    from fastconv.nn import AvgPool2d as AvgPool2d
     from fastconv.nn import Conv2d as Conv2d
+    from fastconv.nn import LPPool2d as LPPool2d
     from fastconv.nn import MaxPool2d as MaxPool2d
 
 __all__ = [
@@ -45,8 +48,9 @@ __all__ = [
     "reference",
     "show_config",
 ]
+_MODULES = ("AdaptiveAvgPool2d", "AvgPool2d", "Conv2d", "LPPool2d", "MaxPool2d")
 if HAS_TORCH:
-    __all__ += ["Conv2d", "MaxPool2d", "freeze", "thaw"]
+    __all__ += [*_MODULES, "freeze", "thaw"]
 
 _native.warn_if_missing(_backend.fallback())
 
@@ -54,7 +58,7 @@ _native.warn_if_missing(_backend.fallback())
 def __getattr__(name: str) -> Any:
     if name in ("reference", "testing"):  # not needed to compute
         return importlib.import_module(f"fastconv.{name}")
-    if name in ("Conv2d", "MaxPool2d", "freeze", "nn", "thaw") and not HAS_TORCH:
+    if name in (*_MODULES, "freeze", "nn", "thaw") and not HAS_TORCH:
         raise ImportError(
             f"fastconv.{name} needs torch, which is not installed or disabled by FASTCONV_TORCH=0"
         )

@@ -9,6 +9,8 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+from fastconv._torch_private import is_symbol
+
 IntOrPair = Any  # int, or tuple or list of one or two
 
 
@@ -121,3 +123,52 @@ def max_pool2d_window(
     if dilation != 1:
         return kernel_size, stride, padding, dilation
     return (kernel_size, stride, padding) if padding != 0 else (kernel_size, stride)
+
+
+def avg_pool2d_window(
+    op: str,
+    kernel_size: Any,
+    stride: Any,
+    padding: Any,
+    ceil_mode: Any,
+    count_include_pad: Any,
+    divisor_override: Any,
+) -> tuple[Any, ...]:
+    """(kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override) for the op,
+    without trailing defaults; the stride is always there.
+    """
+    kernel_size, stride, padding = pool_window(op, kernel_size, stride, padding)
+    expect_bool(op, "ceil_mode", ceil_mode)
+    expect_bool(op, "count_include_pad", count_include_pad)
+    if divisor_override is not None:
+        divisor = integer(op, "divisor_override", divisor_override)
+        return kernel_size, stride, padding, ceil_mode, count_include_pad, divisor
+    if not count_include_pad:
+        return kernel_size, stride, padding, ceil_mode, count_include_pad
+    if ceil_mode:
+        return kernel_size, stride, padding, ceil_mode
+    return (kernel_size, stride, padding) if padding != 0 else (kernel_size, stride)
+
+
+def adaptive_size(op: str, output_size: Any, input_size: Any) -> tuple[Any, ...]:
+    """What an adaptive pooling is asked for, as sizes; None stands for the input's own.
+
+    The number of sizes is left to the op. Symbols of torch stay symbols.
+    """
+    if isinstance(output_size, int) or is_symbol(output_size):
+        return (_size(op, output_size),) * 2
+    if not hasattr(output_size, "__len__"):
+        kind = type(output_size).__name__
+        raise TypeError(f"{op}: expected output_size to be an int or ints, got {kind}")
+    output_size = tuple(output_size)
+    if len(input_size) <= len(output_size):
+        raise ValueError(
+            f"{op}: expected input of more dimensions than output_size has "
+            f"({len(output_size)}), got {len(input_size)}"
+        )
+    given = zip(output_size, input_size[len(input_size) - len(output_size) :], strict=True)
+    return tuple(own if size is None else _size(op, size) for size, own in given)
+
+
+def _size(op: str, value: Any) -> Any:
+    return value if is_symbol(value) else integer(op, "output_size", value)

@@ -41,6 +41,13 @@ def is_cupy(array: Any) -> bool:
     return type(array).__module__.partition(".")[0] == "cupy"
 
 
+def namespace_of(array: Any) -> Any:
+    """The package whose functions take the array: NumPy, CuPy, or what the array itself names."""
+    if isinstance(array, np.ndarray):
+        return np
+    return importlib.import_module("cupy") if is_cupy(array) else array.__array_namespace__()
+
+
 def core_serves(array: Any) -> bool:
     """Whether the compiled part has kernels for the device on which ``array`` lies."""
     return not is_cupy(array) or _backend.serves_cuda(array.device.id)

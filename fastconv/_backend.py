@@ -105,6 +105,14 @@ def serves_cuda(device: int) -> bool:
     return current != "native" or _obstacle(device) is None
 
 
+def has_kernels(tensor: Any) -> bool:
+    """Whether the device of a torch tensor is served: the CPU is, meta tensors are."""
+    device = tensor.device.type
+    if device == "cuda":
+        return serves_cuda(tensor.device.index)
+    return device in ("cpu", "meta")
+
+
 @functools.cache
 def _obstacle(device: int) -> str | None:
     text: str | None = _native.core.cuda_obstacle(device) if _native.core is not None else None

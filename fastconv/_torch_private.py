@@ -84,6 +84,11 @@ def without_autocast(device_type: str) -> Iterator[None]:
         yield
 
 
+def is_symbol(value: Any) -> bool:
+    """Whether it is an int that torch will know only when a traced program runs."""
+    return HAS_TORCH and isinstance(value, torch.SymInt)
+
+
 def constant_when_traced(function: Function) -> Function:
     """``torch.compiler.assume_constant_result`` without its import of the compiler: torch.compile
     asks the function once, while it traces, and looks at nothing inside of it."""

@@ -13,9 +13,17 @@ from numpy import ndarray
 
 from fastconv import _arrays, _backend
 from fastconv._arguments import conv2d_geometry, max_pool2d_window
+from fastconv._average_pooling import adaptive_avg_pool2d, avg_pool2d, lp_pool2d
 from fastconv._torch_private import HAS_TORCH, torch
 
-__all__ = ["conv2d", "max_pool2d", "max_pool2d_with_indices"]
+__all__ = [
+    "adaptive_avg_pool2d",
+    "avg_pool2d",
+    "conv2d",
+    "lp_pool2d",
+    "max_pool2d",
+    "max_pool2d_with_indices",
+]
 
 # Bound once: looking names up is a tenth of what a call costs.
 _ONE, _ZERO, _LARGEST = 1, 0, 2**31 - 1
@@ -47,14 +55,6 @@ elif not TYPE_CHECKING:
 
     def _overridden_3(*_):
         return False
-
-
-def _has_kernels(tensor: Tensor) -> bool:
-    """Whether some device other than the CPU is served."""
-    device = tensor.device.type
-    if device == "cuda":
-        return _backend.serves_cuda(tensor.device.index)
-    return device in ("cpu", "meta")
 
 
 def conv2d(
@@ -109,7 +109,7 @@ def conv2d(
             or (bias is not None and not isinstance(bias, Tensor))
             or input.dtype not in _conv2d_dtypes
             or input.layout is not _strided
-            or not (input.is_cpu or _has_kernels(input))
+            or not (input.is_cpu or _backend.has_kernels(input))
         ):
             return torch.nn.functional.conv2d(
                 input, weight, bias, stride, padding, dilation, groups
@@ -176,7 +176,7 @@ def max_pool2d(
         if (
             input.dtype not in _max_pool2d_dtypes
             or input.layout is not _strided
-            or not (input.is_cpu or _has_kernels(input))
+            or not (input.is_cpu or _backend.has_kernels(input))
         ):
             return torch.nn.functional.max_pool2d(
                 input, kernel_size, stride, padding, dilation, ceil_mode
@@ -244,7 +244,7 @@ def max_pool2d_with_indices(
         if (
             input.dtype not in _max_pool2d_dtypes
             or input.layout is not _strided
-            or not (input.is_cpu or _has_kernels(input))
+            or not (input.is_cpu or _backend.has_kernels(input))
         ):
             return torch.nn.functional.max_pool2d_with_indices(
                 input, kernel_size, stride, padding, dilation, ceil_mode

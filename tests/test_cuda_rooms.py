@@ -40,7 +40,7 @@ def passed(value, device):
         return Passed()
     if not isinstance(value, torch.Tensor):
         ints = tuple(map(int, value)) if isinstance(value, (tuple, list)) else (int(value),)
-        return Passed(count=len(ints), ints=(ctypes.c_int64 * MAX_DIMS)(*ints))
+        return Passed(present=1, count=len(ints), ints=(ctypes.c_int64 * MAX_DIMS)(*ints))
     return Passed(
         *(value.data_ptr(), 1, DTYPES.index(str(value.dtype).removeprefix("torch."))),
         *(device, value.ndim, 0),

@@ -262,7 +262,7 @@ def test_gradient_ops_refuse_wrong_sizes(operation):
         for position, value in enumerate(args):
             if isinstance(value, torch.Tensor):
                 wrongs = [
-                    value[..., : value.shape[-1] // 2],
+                    *([] if operation.any_gradient_fits else [value[..., : value.shape[-1] // 2]]),
                     value[0, 0],
                     value[None],
                     value[:, :0],
@@ -316,14 +316,18 @@ def test_random_calls(operation):
         if expected is None and error and operation.torch_functional(**call).numel() == 0:
             assert type(error) is RuntimeError, "torch looks away where there is nothing to compute"
             return
-        # torch's IndexError is an accident, of a weight without elements: RuntimeError is right.
-        same = RuntimeError if isinstance(expected, IndexError) else type(expected)
-        assert type(error) is same, f"{error!r} instead of {expected!r}"
+        # torch's IndexError is an accident, of a weight without elements or an image of few axes:
+        # RuntimeError is right, unless torch itself was asked.
+        same = {
+            type(expected),
+            RuntimeError if isinstance(expected, IndexError) else type(expected),
+        }
+        assert type(error) in same, f"{error!r} instead of {expected!r}"
         outcomes["raised" if expected else "returned"] += 1
         if expected is None:
             ours, torchs = operation.functional(**call), operation.torch_functional(**call)
             assert ours.stride() == torchs.stride() or ours.numel() == 0
-            torch.testing.assert_close(ours, torchs)
+            torch.testing.assert_close(ours, torchs, equal_nan=True)
 
     law()
     assert min(outcomes.values()) > 50, f"the strategy is lopsided: {outcomes}"

@@ -15,6 +15,8 @@
 #include <cstring>
 #include <string>
 
+#include "kernels/adaptive_avg_pool2d.h"
+#include "kernels/avg_pool2d.h"
 #include "kernels/conv2d.h"
 #include "kernels/cpu/isa.h"
 #include "kernels/max_pool2d.h"
@@ -331,6 +333,52 @@ int compare_max_pool2d(DType dtype) {
          });
 }
 
+// Sums of small integers are exact, and so is their quotient's rounding. The gradient's terms are
+// quotients: they are integers here, for every divisor is 1.
+int compare_avg_pool2d(DType dtype) {
+  const Window2d any = random_window();
+  const Window2d w{any.R, any.S, any.stride_h, any.stride_w, any.pad_h, any.pad_w, 1, 1};
+  const Sizes n(w);
+  const int64_t P = output_extent(n.H, w.R, w.stride_h, w.pad_h, 1);
+  const int64_t Q = output_extent(n.W, w.S, w.stride_w, w.pad_w, 1);
+  const Layout input = random_layout(n.N, n.C, n.H, n.W, true);
+  const Layout output = random_layout(n.N, n.C, P, Q, true);
+  describe("avg_pool2d", dtype, w, input, output, output, 1);
+
+  const int64_t size = size_of(dtype);
+  const bool at_end = random_below(3) != 0;
+  const Guarded x(input.span * size, at_end), y(output.span * size, at_end);
+  fill(x, dtype, input.span, 8);
+  fill(y, dtype, output.span, 8);
+
+  const Layout dense_output = random_layout(n.N, n.C, P, Q, false);
+  const Layout dense_input = random_layout(n.N, n.C, n.H, n.W, false);
+  AvgPool2dShape forward{dtype,
+                         n.N,
+                         n.C,
+                         n.H,
+                         n.W,
+                         P,
+                         Q,
+                         w,
+                         random_below(2) != 0,
+                         random_below(3) ? 0 : -3,
+                         input.strides,
+                         dense_output.strides};
+  AvgPool2dShape backward = forward;
+  backward.divisor_override = 1;
+  backward.input = dense_input.strides, backward.output = output.strides;
+  const AdaptiveAvgPool2dShape adaptive{
+      dtype, n.N, n.C, n.H, n.W, P, Q, input.strides, dense_output.strides};
+  return compare("forward", dtype, dense_output,
+                 [&](void* result) { cpu::avg_pool2d_forward(forward, x.data(), result); }) +
+         compare("backward", dtype, dense_input,
+                 [&](void* result) { cpu::avg_pool2d_backward(backward, y.data(), result); }) +
+         compare("adaptive forward", dtype, dense_output, [&](void* result) {
+           cpu::adaptive_avg_pool2d_forward(adaptive, x.data(), result);
+         });
+}
+
 int check_every_simd() {
   int failures = 0;
   for (int isa = 0; isa < static_cast<int>(cpu::Isa::count); ++isa) {
@@ -364,7 +412,7 @@ int main(int argc, char** argv) {
     g_random = static_cast<uint64_t>(seed + i) * 0x9E3779B97F4A7C15u;
     random_below(1);
     const DType any = static_cast<DType>(i % 9), floating = static_cast<DType>(i % 4);
-    failures += compare_conv2d(floating) + compare_max_pool2d(any);
+    failures += compare_conv2d(floating) + compare_max_pool2d(any) + compare_avg_pool2d(floating);
     if (i % 50 == 49) {
       std::printf("%lld cases, %d differences\n", static_cast<long long>(i + 1), failures);
       std::fflush(stdout);

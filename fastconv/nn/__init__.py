@@ -9,7 +9,10 @@ if not HAS_TORCH:
         "fastconv.nn needs torch, which is not installed or disabled by FASTCONV_TORCH=0"
     )
 
+from fastconv.nn.adaptive_avg_pool2d import AdaptiveAvgPool2d
+from fastconv.nn.avg_pool2d import AvgPool2d
 from fastconv.nn.conv2d import Conv2d
+from fastconv.nn.lp_pool2d import LPPool2d
 from fastconv.nn.max_pool2d import MaxPool2d
 
-__all__ = ["Conv2d", "MaxPool2d"]
+__all__ = ["AdaptiveAvgPool2d", "AvgPool2d", "Conv2d", "LPPool2d", "MaxPool2d"]

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from fastconv.ops import conv2d, conv2d_fused, conv2d_prepared, max_pool2d
+from fastconv.ops import (
+    adaptive_avg_pool2d,
+    avg_pool2d,
+    conv2d,
+    conv2d_fused,
+    conv2d_prepared,
+    max_pool2d,
+)
 from fastconv.ops._define import register_flop_formulas
 
-__all__ = ["conv2d", "conv2d_fused", "conv2d_prepared", "max_pool2d", "register_flop_formulas"]
+__all__ = [
+    "adaptive_avg_pool2d",
+    "avg_pool2d",
+    "conv2d",
+    "conv2d_fused",
+    "conv2d_prepared",
+    "max_pool2d",
+    "register_flop_formulas",
+]

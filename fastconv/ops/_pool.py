@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from fastconv.ops._check import expect, expect_pair, expect_rank
 
 
-def expect_image(op: str, x: Sequence[int]) -> None:
-    """[N, C, H, W] or [C, H, W], of which N alone may be 0."""
+def expect_image(op: str, x: Sequence[int], *, adaptive: bool = False) -> None:
+    """[N, C, H, W] or [C, H, W], of which N alone may be 0; C too if ``adaptive``."""
     expect_rank(op, "input", x, 3, 4)
-    law = "an input without empty dimensions (but the batch)"
-    expect(all(size >= 1 for size in x[-3:]), op, law, list(x))
+    law = f"an input without empty dimensions (but the batch{' or channels' if adaptive else ''})"
+    expect(all(size >= 1 for size in x[-2 if adaptive else -3 :]), op, law, list(x))
 
 
 def pooled_size(

@@ -121,6 +121,8 @@ def library() -> ctypes.CDLL:
     loaded.emulator_last_kernel.restype = ctypes.c_size_t
     for name in (
         *("emulate_conv2d", "emulate_conv2d_input_grad", "emulate_conv2d_weight_grad"),
+        *("emulate_avg_pool2d", "emulate_avg_pool2d_backward"),
+        *("emulate_adaptive_avg_pool2d", "emulate_adaptive_avg_pool2d_backward"),
         *("emulate_max_pool2d", "emulate_max_pool2d_backward", "emulate_planted", "planted_name"),
         *("emulate_probe", "emulate_tiled_map", "emulate_window_map", "emulate_operation"),
     ):

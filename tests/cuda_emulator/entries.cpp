@@ -1,5 +1,7 @@
 // The operations by names that ctypes can find. Shapes are passed as they are:
 // ../test_cuda_emulation.py mirrors them.
+#include "kernels/adaptive_avg_pool2d.h"
+#include "kernels/avg_pool2d.h"
 #include "kernels/conv2d.h"
 #include "kernels/max_pool2d.h"
 
@@ -27,6 +29,23 @@ const char* emulate_max_pool2d_backward(const fastconv::MaxPool2dShape* shape,
                                         const void* grad_output, const int64_t* indices,
                                         void* grad_input) {
   return cuda::max_pool2d_backward(*shape, grad_output, indices, grad_input, nullptr);
+}
+
+const char* emulate_avg_pool2d(const fastconv::AvgPool2dShape* shape, const void* input,
+                               void* output) {
+  return cuda::avg_pool2d_forward(*shape, input, output, nullptr);
+}
+const char* emulate_avg_pool2d_backward(const fastconv::AvgPool2dShape* shape,
+                                        const void* grad_output, void* grad_input) {
+  return cuda::avg_pool2d_backward(*shape, grad_output, grad_input, nullptr);
+}
+const char* emulate_adaptive_avg_pool2d(const fastconv::AdaptiveAvgPool2dShape* shape,
+                                        const void* input, void* output) {
+  return cuda::adaptive_avg_pool2d_forward(*shape, input, output, nullptr);
+}
+const char* emulate_adaptive_avg_pool2d_backward(const fastconv::AdaptiveAvgPool2dShape* shape,
+                                                 const void* grad_output, void* grad_input) {
+  return cuda::adaptive_avg_pool2d_backward(*shape, grad_output, grad_input, nullptr);
 }
 
 }  // extern "C"

@@ -8,6 +8,8 @@
 
 #include "csrc/operation.h"
 #include "emulator.h"
+#include "kernels/adaptive_avg_pool2d.h"
+#include "kernels/avg_pool2d.h"
 #include "kernels/conv2d.h"
 #include "kernels/max_pool2d.h"
 
@@ -23,6 +25,10 @@ void conv2d_forward(const Conv2dShape&, const void*, const void*, const void*, c
 void conv2d_input_grad(const Conv2dShape&, const void*, const void*, void*) { refuse(); }
 void conv2d_weight_grad(const Conv2dShape&, const void*, const void*, void*) { refuse(); }
 void conv2d_prepare(const Conv2dShape&, const void*, void*, int64_t*) { refuse(); }
+void adaptive_avg_pool2d_forward(const AdaptiveAvgPool2dShape&, const void*, void*) { refuse(); }
+void adaptive_avg_pool2d_backward(const AdaptiveAvgPool2dShape&, const void*, void*) { refuse(); }
+void avg_pool2d_forward(const AvgPool2dShape&, const void*, void*) { refuse(); }
+void avg_pool2d_backward(const AvgPool2dShape&, const void*, void*) { refuse(); }
 void max_pool2d_forward(const MaxPool2dShape&, const void*, void*, int64_t*) { refuse(); }
 void max_pool2d_backward(const MaxPool2dShape&, const void*, const int64_t*, void*) { refuse(); }
 }  // namespace fastconv::cpu

@@ -25,6 +25,19 @@ def pair(value) -> tuple[int, ...]:
     return (value, value) if isinstance(value, int) else tuple(value)
 
 
+def pooled_extents(call: dict[str, Any], dilation=(1, 1)) -> tuple[int, ...]:
+    """Rows and columns of what a window finds in an image, in Python's integers."""
+    window, padding = pair(call["kernel_size"]), pair(call["padding"])
+    stride = window if call["stride"] is None else pair(call["stride"])
+    extents = []
+    for axis, extent in enumerate(call["input"].shape[-2:]):
+        room = extent + 2 * padding[axis] - dilation[axis] * (window[axis] - 1) - 1
+        count = (-(-room // stride[axis]) if call["ceil_mode"] else room // stride[axis]) + 1
+        hangs_over = (count - 1) * stride[axis] >= extent + padding[axis]
+        extents.append(count - 1 if call["ceil_mode"] and hangs_over else count)
+    return tuple(extents)
+
+
 def at_least_one(call: Callable) -> Callable:
     """Wraps a function so that it returns a tuple of its outputs."""
 
@@ -103,6 +116,9 @@ class Operation:
     def module_arguments(self, case) -> tuple[tuple, dict] | None:
         """Constructor arguments of the module that computes the case; None where no module can."""
         raise NotImplementedError
+
+    # The gradient's op takes a grad_output of any rows and columns.
+    any_gradient_fits: ClassVar[bool] = False
 
     huge_dtype: ClassVar[torch.dtype]
 

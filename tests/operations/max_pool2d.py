@@ -7,15 +7,16 @@ import torch
 import fastconv
 from fastconv.reference import max_pool2d as reference
 
-from .base import FLOATING, Operation, at_least_one, pair
+from .base import FLOATING, Operation, at_least_one, pair, pooled_extents
 from .mistakes import (
     WrongCall,
-    mostly,
+    random_images,
     random_pair,
-    random_tensor,
+    random_windows,
     strategies,
+    wrong_images,
     wrong_pairs,
-    wrong_tensors,
+    wrong_windows,
 )
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -146,79 +147,28 @@ class MaxPool2d(Operation):
 
     def wrong_calls(self):
         return [
-            *wrong_tensors("input"),
-            *(
-                w
-                for name in ("kernel_size", "stride", "padding", "dilation")
-                for w in wrong_pairs(name)
-            ),
-            WrongCall("no input", input=None),
-            WrongCall("input of two axes", input=lambda x: x[0, 0]),
-            WrongCall("input of five axes", input=lambda x: x[None]),
-            WrongCall("no channels", input=torch.ones(2, 0, 8, 9)),
-            WrongCall("no rows", input=torch.ones(2, 4, 0, 9)),
-            WrongCall("no columns", input=torch.ones(2, 4, 8, 0)),
-            WrongCall("unbatched and no channels", input=torch.ones(0, 8, 9)),
-            WrongCall("empty batch without channels", input=torch.ones(0, 0, 8, 9)),
-            WrongCall("complex input", input=lambda x: x.cfloat()),
-            WrongCall("no kernel_size", kernel_size=None),
-            WrongCall("kernel_size of zero", kernel_size=0),
-            WrongCall("kernel_size of zero on one axis", kernel_size=(0, 3)),
-            WrongCall("kernel_size of zero, stride left out", kernel_size=0, stride=None),
-            WrongCall("kernel_size of no numbers", kernel_size=[]),
-            WrongCall("window larger than the input", kernel_size=12),
+            *wrong_images(),
+            *wrong_windows(),
+            *wrong_pairs("dilation"),
             WrongCall("dilated window larger than the input", dilation=9),
-            WrongCall("huge kernel_size", kernel_size=2**62),
-            WrongCall("kernel_size of 2^31", kernel_size=2**31),
-            WrongCall("stride of zero", stride=0),
-            WrongCall("stride of zero on one axis", stride=(2, 0)),
-            WrongCall("huge stride", stride=2**62),
-            WrongCall("padding of more than half a window", padding=2),
-            WrongCall("padding of more than half a window on one axis", padding=(0, 2)),
-            WrongCall("huge padding", padding=2**62),
-            WrongCall("huge padding and kernel_size", kernel_size=2**62, padding=2**61),
             WrongCall("dilation of zero", dilation=0),
             WrongCall("dilation of zero on one axis", dilation=(1, 0)),
             WrongCall("huge dilation", dilation=2**62),
             WrongCall("dilation that overflows 32 bits", dilation=2**31 - 1),
-            WrongCall("ceil_mode is a number", ceil_mode=1),
-            WrongCall("ceil_mode is a word", ceil_mode="yes"),
-            WrongCall("ceil_mode is None", ceil_mode=None),
         ]
 
     def module_call(self, call):
         return {name: value for name, value in call.items() if name != "input"}
 
     def random_calls(self):
-        one_to_three, anything = strategies.integers(1, 3), strategies.integers(-1, 4)
-        extents, any_sizes = strategies.integers(4, 9), strategies.integers(0, 7)
         dtypes = [torch.float32, torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool]
-        shapes = strategies.tuples(strategies.integers(0, 2), one_to_three, extents, extents)
+        dilation = random_pair(strategies.integers(1, 2), strategies.integers(-1, 4))
         return strategies.fixed_dictionaries(
-            {
-                "input": random_tensor(
-                    mostly(shapes, strategies.lists(any_sizes, min_size=2, max_size=5)), dtypes
-                ),
-                "kernel_size": random_pair(one_to_three, anything),
-                "stride": random_pair(one_to_three, anything),
-                "padding": random_pair(strategies.integers(0, 1), anything),
-                "dilation": random_pair(strategies.integers(1, 2), anything),
-                "ceil_mode": mostly(strategies.booleans(), strategies.sampled_from([1, None])),
-            }
+            {"input": random_images(dtypes), **random_windows(), "dilation": dilation}
         )
 
     def output_size(self, call):
-        window, padding, dilation = (
-            pair(call[name]) for name in ("kernel_size", "padding", "dilation")
-        )
-        stride = window if call["stride"] is None else pair(call["stride"])
-        spatial = []
-        for axis, extent in enumerate(call["input"].shape[-2:]):
-            room = extent + 2 * padding[axis] - dilation[axis] * (window[axis] - 1) - 1
-            count = (-(-room // stride[axis]) if call["ceil_mode"] else room // stride[axis]) + 1
-            hangs_over = (count - 1) * stride[axis] >= extent + padding[axis]
-            spatial.append(count - 1 if call["ceil_mode"] and hangs_over else count)
-        return (*call["input"].shape[:-2], *spatial)
+        return (*call["input"].shape[:-2], *pooled_extents(call, pair(call["dilation"])))
 
 
 OPERATION = MaxPool2d()

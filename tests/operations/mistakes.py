@@ -65,6 +65,47 @@ def wrong_pairs(name: str) -> list[WrongCall]:
     ]
 
 
+def wrong_images() -> list[WrongCall]:
+    """Mistakes in what is pooled, an image of [2, 4, 8, 9]."""
+    return [
+        *wrong_tensors("input"),
+        WrongCall("no input", input=None),
+        WrongCall("input of two axes", input=lambda x: x[0, 0]),
+        WrongCall("input of five axes", input=lambda x: x[None]),
+        WrongCall("no channels", input=torch.ones(2, 0, 8, 9)),
+        WrongCall("no rows", input=torch.ones(2, 4, 0, 9)),
+        WrongCall("no columns", input=torch.ones(2, 4, 8, 0)),
+        WrongCall("unbatched and no channels", input=torch.ones(0, 8, 9)),
+        WrongCall("empty batch without channels", input=torch.ones(0, 0, 8, 9)),
+        WrongCall("complex input", input=lambda x: x.cfloat()),
+    ]
+
+
+def wrong_windows() -> list[WrongCall]:
+    """Mistakes in the window that slides over it, 3x3 with stride 2 and padding 1."""
+    return [
+        *(w for name in ("kernel_size", "stride", "padding") for w in wrong_pairs(name)),
+        WrongCall("no kernel_size", kernel_size=None),
+        WrongCall("kernel_size of zero", kernel_size=0),
+        WrongCall("kernel_size of zero on one axis", kernel_size=(0, 3)),
+        WrongCall("kernel_size of zero, stride left out", kernel_size=0, stride=None),
+        WrongCall("kernel_size of no numbers", kernel_size=[]),
+        WrongCall("window larger than the input", kernel_size=12),
+        WrongCall("huge kernel_size", kernel_size=2**62),
+        WrongCall("kernel_size of 2^31", kernel_size=2**31),
+        WrongCall("stride of zero", stride=0),
+        WrongCall("stride of zero on one axis", stride=(2, 0)),
+        WrongCall("huge stride", stride=2**62),
+        WrongCall("padding of more than half a window", padding=2),
+        WrongCall("padding of more than half a window on one axis", padding=(0, 2)),
+        WrongCall("huge padding", padding=2**62),
+        WrongCall("huge padding and kernel_size", kernel_size=2**62, padding=2**61),
+        WrongCall("ceil_mode is a number", ceil_mode=1),
+        WrongCall("ceil_mode is a word", ceil_mode="yes"),
+        WrongCall("ceil_mode is None", ceil_mode=None),
+    ]
+
+
 def mostly(right, wrong):
     """Four times in five what is right: else no call of many arguments ever is."""
     return strategies.one_of(right, right, right, right, wrong)
@@ -92,6 +133,27 @@ def random_tensor(shape, dtypes):
         strategies.sampled_from(dtypes),
         strategies.integers(0, 99),
     )
+
+
+def random_images(dtypes):
+    """Mostly 3-d or 4-d tensors of some size in each of their axes."""
+    extents, any_sizes = strategies.integers(4, 9), strategies.integers(0, 7)
+    shapes = strategies.tuples(
+        strategies.integers(0, 2), strategies.integers(1, 3), extents, extents
+    )
+    odd = strategies.lists(any_sizes, min_size=2, max_size=5)
+    return random_tensor(mostly(shapes, odd), dtypes)
+
+
+def random_windows() -> dict[str, Any]:
+    """Strategies for the arguments that slide a window over an image."""
+    one_to_three, anything = strategies.integers(1, 3), strategies.integers(-1, 4)
+    return {
+        "kernel_size": random_pair(one_to_three, anything),
+        "stride": random_pair(one_to_three, anything),
+        "padding": random_pair(strategies.integers(0, 1), anything),
+        "ceil_mode": mostly(strategies.booleans(), strategies.sampled_from([1, None])),
+    }
 
 
 def exception_of(function, *args, **kwargs) -> Exception | None:
