@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "check.h"
+#include "convolution.h"
 
 namespace fastconv {
 namespace {
@@ -31,7 +31,6 @@ struct Parameters {
     check_range(operation, "padding", {top, left}, 0);
     check_range(operation, "padding", {bottom, right}, 0);
     check_range(operation, "dilation", dilation, 1);
-    if (groups < 1) fail(operation, "groups >= 1", std::to_string(groups));
   }
 };
 
@@ -59,38 +58,13 @@ Conv2dShape describe(const char* operation, const Parameters& p, const int64_t* 
   s.G = p.groups;
   s.window = {weight[2], weight[3], p.stride.h,   p.stride.w,
               p.top,     p.left,    p.dilation.h, p.dilation.w};
-  if (s.K < s.G || s.K % s.G != 0)
-    fail(operation, "a weight whose size 0 is a positive multiple of groups=" + std::to_string(s.G),
-         text_of(4, weight));
-  if (s.window.R < 1 || s.window.S < 1)
-    fail(operation, "a weight with a window of at least 1 x 1", text_of(4, weight));
-  // Views may be of any size; what is counted in 64 bits must stay far below it.
-  check_counts(operation, {s.N, s.C, s.H, s.W}, input);
-  check_counts(operation, {s.K + 64, weight[1] + 64, s.window.R, s.window.S}, weight);
-  if (s.C != weight[1] * s.G)
-    fail(operation,
-         "input with " + std::to_string(weight[1] * s.G) + " channels, as weight of size " +
-             text_of(4, weight) + " and groups=" + std::to_string(s.G) + " ask for",
-         text_of(4, input));
-  if (s.H < 1 || s.W < 1)
-    fail(operation, "input whose height and width are not 0", text_of(4, input));
+  check_weight_sizes(operation, weight, s.G);
+  check_input_sizes(operation, input, weight[1] * s.G, weight, s.G);
   s.P = output_extent(operation, "height", s.H, p.top, p.bottom, s.window.R, p.dilation.h,
                       p.stride.h);
   s.Q =
       output_extent(operation, "width", s.W, p.left, p.right, s.window.S, p.dilation.w, p.stride.w);
   return s;
-}
-
-void check_image(const char* operation, const char* name, const TensorView& tensor) {
-  if (tensor.ndim != 3 && tensor.ndim != 4)
-    fail(operation, std::string("3-d (unbatched) or 4-d (batched) ") + name,
-         "size " + sizes_of(tensor));
-  if (!is_floating(tensor.dtype))
-    fail_dtype(operation, "float32, float64, float16 or bfloat16 tensors", tensor.dtype);
-}
-
-void check_weight(const char* operation, const char* name, const TensorView& tensor) {
-  if (tensor.ndim != 4) fail(operation, std::string("4-d ") + name, "size " + sizes_of(tensor));
 }
 
 void check_sizes(const char* operation, const char* name, const TensorView& tensor,
@@ -130,17 +104,9 @@ struct Forward {
     shape.input = strides_of(input), shape.weight = strides_of(weight);
   }
 
-  void check_per_channel(const char* what, const TensorView& tensor) const {
-    if (tensor.ndim != 1 || tensor.sizes[0] != shape.K)
-      fail(name, std::string("1-d ") + what + " with " + std::to_string(shape.K) + " elements",
-           "size " + sizes_of(tensor));
-    check_same_dtype(name, given, "input", tensor, what);
-    check_same_device(name, given, "input", tensor, what);
-  }
-
   const void* add_bias(const TensorView* bias) {
     if (!bias) return nullptr;
-    check_per_channel("bias", *bias);
+    check_per_channel(name, "bias", *bias, shape.K, given);
     shape.bias_stride = bias->strides[0];
     return bias->data;
   }
@@ -153,7 +119,7 @@ struct Forward {
     Epilogue epilogue;
     epilogue.activation = static_cast<Activation>(activation);
     if (scale) {
-      check_per_channel("scale", *scale);
+      check_per_channel(name, "scale", *scale, shape.K, given);
       epilogue.scale = scale->data, epilogue.scale_stride = scale->strides[0];
     }
     if (residual) {
@@ -180,9 +146,7 @@ struct Forward {
              "strides " + text_of(4, image.strides));
   }
 
-  bool is_channels_last() const {
-    return fastconv::is_channels_last(input) || fastconv::is_channels_last(weight);
-  }
+  bool is_channels_last() const { return result_is_channels_last(input, weight); }
 
   void run(Call& call, const void* bias, const void* prepared, const Epilogue* epilogue = nullptr) {
     const Conv2dShape& s = shape;
@@ -270,17 +234,17 @@ void input_grad(Call& call) {
   check_sizes(kName, "grad_output", grad_output, {s.N, s.K, s.P, s.Q});
 
   const TensorView grad_input =
-      new_tensor(kName, call, sizes, is_channels_last(grad_output) || is_channels_last(weight),
-                 given.ndim == 3, s.dtype, given.device);
+      new_tensor(kName, call, sizes, result_is_channels_last(grad_output, weight), given.ndim == 3,
+                 s.dtype, given.device);
   call.results[0] = grad_input;
   if (is_empty(grad_input)) return;
   s.input = strides_of(batched(grad_input)), s.weight = strides_of(weight),
   s.output = strides_of(grad_output);
   if (given.device.type == DeviceType::kCuda)
     FASTCONV_LAUNCH_CUDA(kName, call, given.device, conv2d_input_grad, s, given.data, weight.data,
-                         grad_input.data);
+                         nullptr, grad_input.data);
   else
-    cpu::conv2d_input_grad(s, given.data, weight.data, grad_input.data);
+    cpu::conv2d_input_grad(s, given.data, weight.data, nullptr, grad_input.data);
 }
 
 void weight_grad(Call& call) {

@@ -35,6 +35,7 @@ if HAS_TORCH or TYPE_CHECKING:
     from fastconv.nn import AdaptiveAvgPool2d as AdaptiveAvgPool2d
     from fastconv.nn import AvgPool2d as AvgPool2d
     from fastconv.nn import Conv2d as Conv2d
+    from fastconv.nn import ConvTranspose2d as ConvTranspose2d
     from fastconv.nn import LPPool2d as LPPool2d
     from fastconv.nn import MaxPool2d as MaxPool2d
 
@@ -48,7 +49,14 @@ __all__ = [
     "reference",
     "show_config",
 ]
-_MODULES = ("AdaptiveAvgPool2d", "AvgPool2d", "Conv2d", "LPPool2d", "MaxPool2d")
+_MODULES = (
+    "AdaptiveAvgPool2d",
+    "AvgPool2d",
+    "Conv2d",
+    "ConvTranspose2d",
+    "LPPool2d",
+    "MaxPool2d",
+)
 if HAS_TORCH:
     __all__ += [*_MODULES, "freeze", "thaw"]
 

@@ -92,6 +92,24 @@ def _named_padding(op: str, weight_size: Any, stride: Any, padding: str, dilatio
     return (top, left) if (top, left) == (bottom, right) else (top, bottom, left, right)
 
 
+def conv_transpose2d_geometry(
+    op: str, stride: Any, padding: Any, output_padding: Any, groups: Any, dilation: Any
+) -> tuple[Any, ...]:
+    """(stride, padding, output_padding, groups, dilation) for the op, without trailing defaults."""
+    stride = one_or_two(op, "stride", stride)
+    padding = one_or_two(op, "padding", padding)
+    output_padding = one_or_two(op, "output_padding", output_padding)
+    groups = integer(op, "groups", groups)
+    dilation = one_or_two(op, "dilation", dilation)
+    if dilation != 1:
+        return stride, padding, output_padding, groups, dilation
+    if groups != 1:
+        return stride, padding, output_padding, groups
+    if output_padding != 0:
+        return stride, padding, output_padding
+    return (stride, padding) if padding != 0 else (stride,) if stride != 1 else ()
+
+
 def expect_bool(op: str, name: str, value: Any) -> None:
     """Raises TypeError, as torch does, unless ``value`` is a bool."""
     if type(value) is not bool:

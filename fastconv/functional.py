@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from numpy import ndarray
 
 from fastconv import _arrays, _backend
-from fastconv._arguments import conv2d_geometry, max_pool2d_window
+from fastconv._arguments import conv2d_geometry, conv_transpose2d_geometry, max_pool2d_window
 from fastconv._average_pooling import adaptive_avg_pool2d, avg_pool2d, lp_pool2d
 from fastconv._torch_private import HAS_TORCH, torch
 
@@ -20,6 +20,7 @@ __all__ = [
     "adaptive_avg_pool2d",
     "avg_pool2d",
     "conv2d",
+    "conv_transpose2d",
     "lp_pool2d",
     "max_pool2d",
     "max_pool2d_with_indices",
@@ -34,6 +35,7 @@ if HAS_TORCH:
     from torch.overrides import has_torch_function_variadic as _overridden_3
 
     from fastconv.ops.conv2d import conv2d as _conv2d_op
+    from fastconv.ops.conv_transpose2d import conv_transpose2d as _conv_transpose2d_op
     from fastconv.ops.max_pool2d import max_pool2d as _max_pool2d_op
     from fastconv.ops.max_pool2d import max_pool2d_with_indices as _max_pool2d_with_indices_op
 
@@ -42,6 +44,7 @@ if HAS_TORCH:
     _is_compiling = torch.compiler.is_dynamo_compiling
     _conv2d = _conv2d_op.call
     _conv2d_dtypes = _conv2d_op.torch_dtypes
+    _conv_transpose2d = _conv_transpose2d_op.call
     _max_pool2d = _max_pool2d_op.call
     _max_pool2d_with_indices = _max_pool2d_with_indices_op.call
     _max_pool2d_dtypes = _max_pool2d_op.torch_dtypes
@@ -124,6 +127,79 @@ def conv2d(
     if core is not None and _arrays.core_serves(input):
         return core.conv2d(input, weight, bias, *geometry)
     return _arrays.call("conv2d", input, weight, bias, *geometry)
+
+
+def conv_transpose2d(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Any:
+    """Two-dimensional transposed convolution, as ``torch.nn.functional.conv_transpose2d``.
+
+    ``output[n, g*K/G + k, h, w] = bias[g*K/G + k] + sum_{c,r,s} input[n,c,p,q] * weight[c,k,r,s]``
+    over all ``p``, ``r`` with ``h = p * stride - padding + r * dilation`` (``q``, ``s``, ``w``
+    likewise) and all ``c`` of group ``g = c / (C/G)``: the gradient of :func:`conv2d` by its input.
+
+    Args:
+        input: [N, C, H, W] or [C, H, W]; float32, float64, bfloat16 or float16.
+        weight: [C, K/groups, R, S], of the same dtype and device.
+        bias: [K], or None.
+        stride: int or (rows, columns).
+        padding: int or (rows, columns), what is cut off on every side.
+        output_padding: int or (rows, columns), what is added behind; smaller than ``stride`` or
+            ``dilation``.
+        groups: G, divides C.
+        dilation: int or (rows, columns).
+
+    Returns:
+        [N, K, P, Q] or [K, P, Q], ``P = (H - 1) * stride - 2 * padding + dilation * (R - 1) +
+        output_padding + 1``, ``Q`` likewise; channels_last if input or weight is.
+
+    Raises:
+        RuntimeError: shapes, dtypes or devices that do not fit, numbers out of range.
+        TypeError: an argument of the wrong type.
+        NotImplementedError: an array of a dtype without a kernel.
+
+    Source of the formula:
+    https://docs.pytorch.org/docs/stable/generated/torch.nn.ConvTranspose2d.html
+
+    Example:
+        >>> import numpy as np
+        >>> import fastconv
+        >>> image, weight = np.ones((1, 3, 8, 8), "float32"), np.ones((3, 4, 2, 2), "float32")
+        >>> fastconv.functional.conv_transpose2d(image, weight, stride=2).shape
+        (1, 4, 16, 16)
+    """
+    core = _backend.array_core
+    if type(input) is type(weight) is ndarray and core is not None:
+        return core.conv_transpose2d(
+            input, weight, bias, stride, padding, output_padding, groups, dilation
+        )
+    given = stride, padding, output_padding, groups, dilation
+    if _overridden_3(input, weight, bias):
+        return _override(conv_transpose2d, (input, weight, bias), *given)
+    if isinstance(input, Tensor):
+        if (
+            not isinstance(weight, Tensor)
+            or (bias is not None and not isinstance(bias, Tensor))
+            or input.dtype not in _conv2d_dtypes
+            or input.layout is not _strided
+            or not (input.is_cpu or _backend.has_kernels(input))
+        ):
+            return torch.nn.functional.conv_transpose2d(input, weight, bias, *given)
+        geometry = conv_transpose2d_geometry("conv_transpose2d", *given)
+        return _conv_transpose2d(input, weight, bias, *geometry)
+    _arrays.expect_array("conv_transpose2d", "input", input)
+    _arrays.expect_array("conv_transpose2d", "weight", weight)
+    geometry = conv_transpose2d_geometry("conv_transpose2d", *given)
+    if core is not None and _arrays.core_serves(input):
+        return core.conv_transpose2d(input, weight, bias, *geometry)
+    return _arrays.call("conv_transpose2d", input, weight, bias, *geometry)
 
 
 def max_pool2d(

@@ -10,6 +10,9 @@
 //
 // N batch; C input channels; H, W input extents; K output channels; R, S window; P, Q output
 // extents; G groups.
+// The gradient by the input with a bias added, grad_input[n,c,h,w] += bias[c], is conv_transpose2d of
+// grad_output: described from its output's side, which is the input here. There P and Q may be smaller
+// than a window that moves over H and W would give: what no window reaches is the bias alone.
 // float16 and bfloat16 are accumulated in float32 and rounded once, to nearest even; float64 in
 // float64. The order of every sum depends on the shape and the instruction set alone, never on the
 // number of threads.
@@ -30,7 +33,7 @@ struct Conv2dShape {
   Strides4 input;       // [N, C, H, W], or those of grad_input
   Strides4 weight;      // [K, C/G, R, S], or those of grad_weight
   Strides4 output;      // [N, K, P, Q], or those of grad_output
-  int64_t bias_stride;  // of the bias, in elements
+  int64_t bias_stride;  // of the bias, in elements: K of them, or C of conv2d_input_grad's
 };
 
 // A weight arranged once, for many calls with the same geometry, begins with this; the rest is the
@@ -54,7 +57,7 @@ static_assert(sizeof(Conv2dPreparedHeader) <= kConv2dPreparedHeaderBytes, "");
 // Pointers are to element [0,0,0,0]. What is written must not overlap what is read, and must not be
 // an expanded view (no zero or overlapping strides); what is read may be any view. Every element of
 // the result is written once, also where the sum is empty. No extent of the result is zero. `bias`
-// is K elements, or null for none.
+// is null for none.
 // `prepared` is null, or what conv2d_prepare made, 8-byte aligned. `epilogue` is null, or says what
 // else becomes of a sum; the residual may be the output itself in no case.
 // May throw std::bad_alloc for scratch memory; then the result is unspecified and nothing else has
@@ -63,7 +66,7 @@ namespace cpu {
 void conv2d_forward(const Conv2dShape& shape, const void* input, const void* weight,
                     const void* bias, const void* prepared, const Epilogue* epilogue, void* output);
 void conv2d_input_grad(const Conv2dShape& shape, const void* grad_output, const void* weight,
-                       void* grad_input);
+                       const void* bias, void* grad_input);
 void conv2d_weight_grad(const Conv2dShape& shape, const void* grad_output, const void* input,
                         void* grad_weight);
 // Arranges the weight as conv2d_forward of this shape and these strides would have to in every call;
@@ -78,7 +81,7 @@ namespace cuda {
 const char* conv2d_forward(const Conv2dShape& shape, const void* input, const void* weight,
                            const void* bias, void* output, void* stream);
 const char* conv2d_input_grad(const Conv2dShape& shape, const void* grad_output, const void* weight,
-                              void* grad_input, void* stream);
+                              const void* bias, void* grad_input, void* stream);
 const char* conv2d_weight_grad(const Conv2dShape& shape, const void* grad_output, const void* input,
                                void* grad_weight, void* stream);
 }  // namespace cuda

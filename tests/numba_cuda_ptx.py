@@ -43,7 +43,7 @@ def main() -> None:
         if is_floating:
             calls += [
                 (conv2d_cuda._forward, (of, of, array(kind, 1), types.boolean, of, geometry)),
-                (conv2d_cuda._input_grad, (of, of, of, geometry)),
+                (conv2d_cuda._input_grad, (of, of, array(kind, 1), types.boolean, of, geometry)),
                 (conv2d_cuda._weight_grad, (of, of, of, geometry)),
                 (max_pool2d_cuda._scatter, (of, indices, sums)),
                 (max_pool2d_cuda._round, (sums, of)),

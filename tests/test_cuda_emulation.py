@@ -14,6 +14,7 @@ import pytest
 from cuda_emulator import EmulationError
 from cuda_emulator.problems import (
     Conv2dProblem,
+    ConvTranspose2dProblem,
     Strides,
     Window,
     assert_same,
@@ -25,6 +26,7 @@ from cuda_emulator.problems import (
 )
 
 from fastconv.reference import conv2d as conv2d_reference
+from fastconv.reference import conv_transpose2d as conv_transpose2d_reference
 from fastconv.reference import max_pool2d as max_pool2d_reference
 
 pytestmark = pytest.mark.skipif(
@@ -63,6 +65,13 @@ each_floating = pytest.mark.parametrize("dtype", FLOATING)
 @cases_with_elements(conv2d_reference)
 def test_conv2d(case, dtype, layout):
     Conv2dProblem(case, dtype).check_all(layout, layout)
+
+
+@each_layout
+@each_floating
+@cases_with_elements(conv_transpose2d_reference)
+def test_conv_transpose2d(case, dtype, layout):
+    ConvTranspose2dProblem(case, dtype).check(layout, layout)
 
 
 Case = conv2d_reference.Conv2dCase

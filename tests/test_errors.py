@@ -253,10 +253,13 @@ def test_layouts_that_are_not_strided(operation):
 
 @every_operation()
 def test_gradient_ops_refuse_wrong_sizes(operation):
-    """The ops of the gradients are public too: sizes that do not fit raise, and read nothing."""
+    """The ops of the gradients are public too: sizes that do not fit raise, and read nothing.
+
+    Those that belong to another operation are that one's business.
+    """
     case = operation.plain_case
     calls = operation.op_calls(case, operation.tensors(case))
-    for name in {op for op in operation.gradient_ops.values() if op}:
+    for name in {op for op in operation.gradient_ops.values() if op in calls}:
         op, args, kwargs = calls[name]
         op(*args, **kwargs)
         for position, value in enumerate(args):
@@ -307,7 +310,7 @@ def test_random_calls(operation):
     outcomes = {"raised": 0, "returned": 0}
 
     @hypothesis.settings(
-        max_examples=1500, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
+        max_examples=1000, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
     )
     @hypothesis.given(call=operation.random_calls())
     def law(call):

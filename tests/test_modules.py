@@ -8,6 +8,7 @@ import pickle
 import pytest
 import torch
 from operations import every_case, every_operation
+from operations.mistakes import exception_of
 
 import fastconv
 
@@ -86,6 +87,13 @@ def test_padding_modes(operation, case, mode):
         with pytest.raises(TypeError):
             twins(operation, case, padding_mode=mode)
         return
+    args, kwargs = operation.module_arguments(case)
+    refused = [
+        type(exception_of(cls, *args, **kwargs, padding_mode=mode)) for cls in classes(operation)
+    ]
+    assert refused[0] is refused[1]
+    if refused[0] is not type(None):
+        return
     ours, torchs = twins(operation, case, padding_mode=mode)
     assert repr(ours) == repr(torchs)
     x = operation.tensors(case)["input"]
@@ -102,6 +110,24 @@ def test_unknown_padding_mode_raises_as_in_torch():
     for cls in (fastconv.Conv2d, torch.nn.Conv2d):
         with pytest.raises(ValueError, match="padding_mode"):
             cls(1, 1, 1, padding_mode="mirror")
+
+
+@pytest.mark.parametrize("size", [(17, 15), (18, 15), (2, 3, 18, 16), (17, 14), (19, 15), (17,)])
+@pytest.mark.parametrize("unbatched", [False, True])
+def test_output_size_chooses_the_output_padding(size, unbatched):
+    results = []
+    for cls in (fastconv.ConvTranspose2d, torch.nn.ConvTranspose2d):
+        torch.manual_seed(5)
+        layer, image = cls(4, 3, 3, stride=2, padding=1), torch.randn(2, 4, 9, 8)
+        try:
+            results.append(layer(image[0] if unbatched else image, output_size=size))
+        except ValueError as error:
+            results.append(str(error))
+    ours, torchs = results
+    if isinstance(torchs, str):
+        assert ours == torchs
+    else:
+        torch.testing.assert_close(ours, torchs)
 
 
 @every_case("plain")

@@ -139,6 +139,8 @@ def test_derivatives_of_samples(operation):
 
 @every_operation()
 def test_error_inputs(operation):
+    if entry(operation).error_inputs_func is None:
+        pytest.skip("torch lists no error inputs for this function")
     found = list(entry(operation).error_inputs("cpu"))
     assert found
     for wrong in found:

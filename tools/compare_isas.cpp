@@ -257,11 +257,11 @@ int compare_conv2d(DType dtype) {
   const int64_t size = size_of(dtype);
   const bool at_end = random_below(3) != 0;
   const Guarded x(input.span * size, at_end), k(weight.span * size, at_end),
-      y(output.span * size, at_end), b(K * size, at_end);
+      y(output.span * size, at_end), b((K + n.C) * size, at_end);
   fill(x, dtype, input.span, 8);
   fill(k, dtype, weight.span, 8);
   fill(y, dtype, output.span, 8);
-  fill(b, dtype, K, 8);
+  fill(b, dtype, K + n.C, 8);
 
   const Conv2dShape shape{
       dtype, n.N, n.C, n.H, n.W, K, P, Q, G, w, input.strides, weight.strides, output.strides, 1};
@@ -274,6 +274,7 @@ int compare_conv2d(DType dtype) {
   input_grad.input = dense_input.strides;
   weight_grad.weight = dense_weight.strides;
   const void* bias = random_below(2) ? b.data() : nullptr;
+  const void* start = bias ? b.data() + K * size : nullptr;  // of conv_transpose2d
   int failures = compare("forward", dtype, dense_output, [&](void* result) {
     cpu::conv2d_forward(forward, x.data(), k.data(), bias, nullptr, nullptr, result);
   });
@@ -287,7 +288,7 @@ int compare_conv2d(DType dtype) {
     cpu::conv2d_forward(forward, x.data(), k.data(), bias, nullptr, &epilogue, result);
   });
   failures += compare("input_grad", dtype, dense_input, [&](void* result) {
-    cpu::conv2d_input_grad(input_grad, y.data(), k.data(), result);
+    cpu::conv2d_input_grad(input_grad, y.data(), k.data(), start, result);
   });
   failures += compare("weight_grad", dtype, dense_weight, [&](void* result) {
     cpu::conv2d_weight_grad(weight_grad, y.data(), x.data(), result);

@@ -12,7 +12,15 @@ if not HAS_TORCH:
 from fastconv.nn.adaptive_avg_pool2d import AdaptiveAvgPool2d
 from fastconv.nn.avg_pool2d import AvgPool2d
 from fastconv.nn.conv2d import Conv2d
+from fastconv.nn.conv_transpose2d import ConvTranspose2d
 from fastconv.nn.lp_pool2d import LPPool2d
 from fastconv.nn.max_pool2d import MaxPool2d
 
-__all__ = ["AdaptiveAvgPool2d", "AvgPool2d", "Conv2d", "LPPool2d", "MaxPool2d"]
+__all__ = [
+    "AdaptiveAvgPool2d",
+    "AvgPool2d",
+    "Conv2d",
+    "ConvTranspose2d",
+    "LPPool2d",
+    "MaxPool2d",
+]

@@ -8,6 +8,7 @@ from fastconv.ops import (
     conv2d,
     conv2d_fused,
     conv2d_prepared,
+    conv_transpose2d,
     max_pool2d,
 )
 from fastconv.ops._define import register_flop_formulas
@@ -18,6 +19,7 @@ __all__ = [
     "conv2d",
     "conv2d_fused",
     "conv2d_prepared",
+    "conv_transpose2d",
     "max_pool2d",
     "register_flop_formulas",
 ]

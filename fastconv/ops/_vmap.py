@@ -75,22 +75,55 @@ def fold_conv2d(
 ) -> Folded:
     """conv2d over a batch of images, weights, biases, or any of them."""
     window, groups = _geometry(constants)
+    tensors, groups, unfold = _fold_window(batch, dims, x, w, bias, groups, 0)
+    return (*tensors, *window, groups), unfold
+
+
+def fold_conv_transpose2d(
+    batch: int,
+    dims: Sequence[int | None],
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None = None,
+    *constants: Any,
+) -> Folded:
+    """conv_transpose2d over a batch of images, weights, biases, or any of them."""
+    all_five: tuple[Any, ...] = tuple(constants) + (1, 0, 0, 1, 1)[len(constants) :]
+    stride, padding, behind, groups, dilation = all_five
+    tensors, groups, unfold = _fold_window(batch, dims, x, w, bias, groups, 1)
+    return (*tensors, stride, padding, behind, groups, dilation), unfold
+
+
+def _fold_window(
+    batch: int,
+    dims: Sequence[int | None],
+    x: Tensor,
+    w: Tensor,
+    bias: Tensor | None,
+    groups: int,
+    output_axis: int,
+) -> tuple[tuple[Tensor, Tensor, Tensor | None], int, Unfold]:
+    """Images, weights and biases of one call, its groups, and what unfolds its result.
+
+    The weight's output channels are on ``output_axis``.
+    """
     images, single = _images(x, dims[0], batch)
     biases = None if bias is None else stack(bias, dims[2], batch)
     if dims[1] is None:
         alike = bias is not None and dims[2] is None
         unfold = _from_n(batch, single)
-        arguments = (_into_n(images), w, bias if alike else None, *window, groups)
+        folded = _into_n(images), w, bias if alike else None
         if biases is None or alike:
-            return arguments, unfold
+            return folded, groups, unfold
         each = biases[:, :, None, None] if single else biases[:, None, :, None, None]
-        return arguments, lambda output: unfold(output) + each
-    weights = w.movedim(dims[1], 0).flatten(0, 1)
+        return folded, groups, lambda output: unfold(output) + each
     flat = None if biases is None else biases.flatten()
+    unfold = _from_channels(batch, single)
     if dims[0] is None and groups == 1:  # the same image for all: more output channels
-        return (images[0], weights, flat, *window, 1), _from_channels(batch, single)
-    arguments = (_into_channels(images), weights, flat, *window, batch * groups)
-    return arguments, _from_channels(batch, single)
+        weights = w.movedim(dims[1], output_axis).flatten(output_axis, output_axis + 1)
+        return (images[0], weights, flat), 1, unfold
+    weights = w.movedim(dims[1], 0).flatten(0, 1)
+    return (_into_channels(images), weights, flat), batch * groups, unfold
 
 
 def fold_input_grad(

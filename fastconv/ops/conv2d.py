@@ -124,15 +124,13 @@ class Conv2d(Op):
         return (
             conv2d_input_grad.call(grad, w, x.shape, *constants) if needs[0] else None,
             conv2d_weight_grad.call(grad, x, w.shape, *constants) if needs[1] else None,
-            grad.sum((0, 2, 3)[4 - grad.dim() :] if grad.dim() == 4 else (1, 2))
-            if len(needs) > 2 and needs[2]
-            else None,
+            grad_by_bias(grad) if len(needs) > 2 and needs[2] else None,
         )[: len(needs)]
 
     def jvp(self, tangents: Any, tensors: Any, constants: Any) -> Tensor | None:
         x, w = tensors
         dx, dw, dbias = (*tangents, None)[:3]
-        return _sum(
+        return sum_of(
             None if dx is None else conv2d.call(dx, w, None, *constants),
             None if dw is None else conv2d.call(x, dw, None, *constants),
             None if dbias is None else dbias[:, None, None],
@@ -142,7 +140,7 @@ class Conv2d(Op):
         return fold_conv2d(batch, dims, *arguments)
 
     def flops(self, x: Any, w: Any, *_: Any, out_shape: Any) -> int:
-        return _flops(x, w, out_shape)
+        return product_flops(x, w, out_shape)
 
 
 class Conv2dInputGrad(Op):
@@ -183,7 +181,7 @@ class Conv2dInputGrad(Op):
         return fold_input_grad(batch, dims, *arguments)
 
     def flops(self, g: Any, w: Any, *_: Any, out_shape: Any) -> int:
-        return _flops(out_shape, w, g)
+        return product_flops(out_shape, w, g)
 
 
 class Conv2dWeightGrad(Op):
@@ -224,18 +222,24 @@ class Conv2dWeightGrad(Op):
         return fold_weight_grad(batch, dims, *arguments)
 
     def flops(self, g: Any, x: Any, *_: Any, out_shape: Any) -> int:
-        return _flops(x, out_shape, g)
+        return product_flops(x, out_shape, g)
+
+
+def grad_by_bias(grad: Tensor) -> Tensor:
+    """The gradient by a bias [K], from that by the output."""
+    return grad.sum((0, 2, 3) if grad.dim() == 4 else (1, 2))
 
 
 def _bilinear_jvp(op: Op, tangents: Any, tensors: Any, constants: Any) -> Tensor | None:
     (a, b), (da, db) = tensors, tangents
-    return _sum(
+    return sum_of(
         None if da is None else op.call(da, b, *constants),
         None if db is None else op.call(a, db, *constants),
     )
 
 
-def _sum(*terms: Tensor | None) -> Tensor | None:
+def sum_of(*terms: Tensor | None) -> Tensor | None:
+    """The sum of the terms that are there."""
     total: Tensor | None = None
     for term in terms:
         if term is not None:
@@ -243,7 +247,7 @@ def _sum(*terms: Tensor | None) -> Tensor | None:
     return total
 
 
-def _flops(x: Sequence[int], w: Sequence[int], g: Sequence[int]) -> int:
+def product_flops(x: Sequence[int], w: Sequence[int], g: Sequence[int]) -> int:
     """A multiplication and an addition per weight element, image and output pixel."""
     images = g[0] if len(g) == 4 else 1
     k, depth, r, s = w

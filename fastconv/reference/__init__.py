@@ -6,6 +6,12 @@ Never imports torch: the truth stays independent.
 
 from __future__ import annotations
 
-from fastconv.reference import adaptive_avg_pool2d, avg_pool2d, conv2d, max_pool2d
+from fastconv.reference import (
+    adaptive_avg_pool2d,
+    avg_pool2d,
+    conv2d,
+    conv_transpose2d,
+    max_pool2d,
+)
 
-__all__ = ["adaptive_avg_pool2d", "avg_pool2d", "conv2d", "max_pool2d"]
+__all__ = ["adaptive_avg_pool2d", "avg_pool2d", "conv2d", "conv_transpose2d", "max_pool2d"]

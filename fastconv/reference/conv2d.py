@@ -232,7 +232,7 @@ def conv2d_input_grad_numba(
     z = _shape(input_size, weight.shape, stride, padding, dilation, groups)
     image = z.padded(np.zeros((z.N, z.C, z.H, z.W)))
     grad = widened(batched(grad_output))
-    _input_grad(grad, widened(weight), image, z.stride, z.dilation, z.G)
+    add_windows(grad, widened(weight), image, z.stride, z.dilation, z.G)
     return _result(z.cropped(image), grad_output, None)
 
 
@@ -277,7 +277,8 @@ def _forward(image, weight, bias, output, stride, dilation, groups):  # type: ig
 
 
 @parallel
-def _input_grad(grad_output, weight, image, stride, dilation, groups):  # type: ignore[no-untyped-def]
+def add_windows(grad_output, weight, image, stride, dilation, groups):  # type: ignore[no-untyped-def]
+    """Adds the window, times each element of ``grad_output``, to ``image`` with its padding."""
     N, K, P, Q = grad_output.shape
     C = image.shape[1]
     _, depth, R, S = weight.shape

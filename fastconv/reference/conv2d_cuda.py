@@ -57,9 +57,25 @@ def conv2d_input_grad(
     groups: int = 1,
 ) -> None:
     """Writes the gradient by the input."""
-    image = batched(results[0])
     geometry = _geometry(stride, padding, dilation, groups)
-    arguments = (batched(grad_output), weight, image, geometry)
+    add_windows(queue, dtype, batched(results[0]), batched(grad_output), weight, None, geometry)
+
+
+def add_windows(
+    queue: Queue,
+    dtype: str,
+    image: Any,
+    grad_output: Any,
+    weight: Any,
+    bias: Any,
+    geometry: tuple[int, ...],
+) -> None:
+    """Writes the gradient by the input to ``image``, and a bias added, if there is one."""
+    if 0 in image.shape:
+        return
+    has_bias = bias is not None
+    start = bias if has_bias else image[0, 0, 0]  # stands in, of which nothing is read
+    arguments = (grad_output, weight, start, has_bias, image, geometry)
     queue.launch(_input_grad(dtype), math.prod(image.shape), *arguments)
 
 
@@ -112,7 +128,7 @@ def _forward(load, store):  # type: ignore[no-untyped-def]
 
 @per_dtype
 def _input_grad(load, store):  # type: ignore[no-untyped-def]
-    def kernel(grad_output, weight, image, geometry):  # type: ignore[no-untyped-def]
+    def kernel(grad_output, weight, bias, has_bias, image, geometry):  # type: ignore[no-untyped-def]
         stride_h, stride_w, top, left, dilation_h, dilation_w, groups = geometry
         N, C, H, W = image.shape
         _, K, P, Q = grad_output.shape
@@ -122,6 +138,8 @@ def _input_grad(load, store):  # type: ignore[no-untyped-def]
             c, n = element // (W * H) % C, element // (W * H * C)
             group = c // depth
             total = 0.0
+            if has_bias:
+                total += load(bias[c])
             for k in range(group * (K // groups), (group + 1) * (K // groups)):
                 for r in range(R):
                     # h = p * stride_h - top + r * dilation_h, solved for p.

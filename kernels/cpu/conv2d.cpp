@@ -4,7 +4,8 @@
 //                   + sum_{c,t} source[n, c, i * step_h + h(t), j * step_w + w(t)] * weight[k,c,t]
 //
 // Forward: source = input, target = output, a tap per window element.
-// Input's gradient: source = grad_output, target = grad_input, c and k change places. The input
+// Input's gradient, and conv_transpose2d, which is the same with a bias: source = grad_output,
+// target = grad_input, c and k change places. The input
 // rows a + i * stride_h of one phase a meet the same taps, those with (a + pad_h - r * dilation_h)
 // divisible by stride_h; so each of the stride_h x stride_w phases is a dense product with step 1
 // and its share of the taps, and no multiplication with zero is done.
@@ -145,7 +146,7 @@ int64_t set_phase_taps(const Conv2dShape& s, int64_t a, int64_t b, Tap* taps) {
 // The product that gives the pixels of one phase of grad_input; the taps are still missing.
 template <class S>
 Product<S> phase_product(const Conv2dShape& s, int64_t a, int64_t b, const S* grad_output,
-                         const S* weight, S* grad_input) {
+                         const S* weight, const Compute<S>* bias, S* grad_input) {
   const Window2d& window = s.window;
   Product<S> p;
   p.source = output_source(
@@ -161,18 +162,25 @@ Product<S> phase_product(const Conv2dShape& s, int64_t a, int64_t b, const S* gr
   p.weight_g = s.K / s.G * s.weight.s[0];
   p.weight_k = s.weight.s[1];
   p.weight_c = s.weight.s[0];
-  p.bias = nullptr;
+  p.bias = bias;
   p.G = s.G;
   p.K = s.C / s.G;
   return p;
 }
 
-// grad_input = 0: zeros in every type are zero bits.
+// target[i * stride] = value, narrowed to the storage type.
 template <class S>
-void clear_input(const Conv2dShape& s, S* grad_input) {
+void fill_run(S* target, int64_t stride, int64_t count, Compute<S> value) {
+  const S narrow = from_compute<S>(value);
+  for (int64_t i = 0; i < count; ++i) target[i * stride] = narrow;
+}
+
+// grad_input = bias, where no window may reach; without a bias 0, which in every type is zero bits.
+template <class S>
+void start_input(const Conv2dShape& s, const Compute<S>* bias, S* grad_input) {
   const int64_t* stride = s.input.s;
   const bool channels = stride[1] == 1;  // are a run; else a row's pixels
-  const bool one_run = channels && stride[3] == s.C;
+  const bool one_run = !bias && channels && stride[3] == s.C;
   const int64_t runs = one_run ? 1 : channels ? s.W : s.C, apart = stride[channels ? 3 : 1];
   const int64_t length = one_run ? s.W * s.C : channels ? s.C : s.W;
   const int64_t step = channels ? 1 : stride[3];
@@ -180,20 +188,28 @@ void clear_input(const Conv2dShape& s, S* grad_input) {
     for (int64_t row = begin; row < end; ++row)
       for (int64_t run = 0; run < runs; ++run) {
         S* to = grad_input + row / s.H * stride[0] + row % s.H * stride[2] + run * apart;
-        if (step == 1)
+        if (bias && channels)
+          store_run(to, 1, bias, length, Compute<S>{0});
+        else if (bias)
+          fill_run(to, step, length, bias[run]);
+        else if (step == 1)
           __builtin_memset(to, 0, static_cast<unsigned long>(length) * sizeof(S));
         else
-          for (int64_t i = 0; i < length; ++i) to[i * step] = S{};
+          fill_run(to, step, length, Compute<S>{0});
       }
   });
 }
 
 template <class S>
-void input_grad(const Conv2dShape& s, const S* grad_output, const S* weight, S* grad_input) {
+void input_grad(const Conv2dShape& s, const S* grad_output, const S* weight, const S* bias,
+                S* grad_input) {
+  Scratch<Compute<S>> widened_bias(bias ? s.C : 0);
+  if (bias) copy_run(widened_bias.data(), bias, s.bias_stride, s.C);
+  const Compute<S>* const start = bias ? widened_bias.data() : nullptr;
   if constexpr (kSame<S, Compute<S>>) {
     using Few = InputGradFew<S>;
     if (forced_algorithm() == Conv2dAlgorithm::kCount && Few::is_possible(s))
-      return Few(s, grad_output, grad_input).run(weight);
+      return Few(s, grad_output, start, grad_input).run(weight);
   }
   const int64_t phases_h = smaller(s.window.stride_h, s.H);
   const int64_t phases_w = smaller(s.window.stride_w, s.W);
@@ -201,12 +217,12 @@ void input_grad(const Conv2dShape& s, const S* grad_output, const S* weight, S* 
   bool gaps = false;  // between the windows
   for (int64_t phase = 0; phase < phases_h * phases_w && !gaps; ++phase)
     gaps = set_phase_taps(s, phase / phases_w, phase % phases_w, taps.data()) == 0;
-  if (gaps) clear_input(s, grad_input);
+  if (gaps) start_input(s, start, grad_input);
   for (int64_t phase = 0; phase < phases_h * phases_w; ++phase) {
     const int64_t a = phase / phases_w, b = phase % phases_w;
     const int64_t count = set_phase_taps(s, a, b, taps.data());
     if (count == 0) continue;
-    Product<S> p = phase_product(s, a, b, grad_output, weight, grad_input);
+    Product<S> p = phase_product(s, a, b, grad_output, weight, start, grad_input);
     set_taps(p, taps.data(), count);
     run_product(p, choose_algorithm(p, false).algorithm, nullptr);
   }
@@ -225,11 +241,11 @@ void conv2d_forward(const Conv2dShape& shape, const void* input, const void* wei
 }
 
 void conv2d_input_grad(const Conv2dShape& shape, const void* grad_output, const void* weight,
-                       void* grad_input) {
+                       const void* bias, void* grad_input) {
   with_storage_type(shape.dtype, [&](auto zero) {
     using S = decltype(zero);
     input_grad(shape, static_cast<const S*>(grad_output), static_cast<const S*>(weight),
-               static_cast<S*>(grad_input));
+               static_cast<const S*>(bias), static_cast<S*>(grad_input));
   });
 }
 
@@ -254,5 +270,5 @@ FASTCONV_DISPATCH(conv2d_prepare,
                   (shape, weight, prepared, bytes))
 FASTCONV_DISPATCH(conv2d_input_grad,
                   (const Conv2dShape& shape, const void* grad_output, const void* weight,
-                   void* grad_input),
-                  (shape, grad_output, weight, grad_input))
+                   const void* bias, void* grad_input),
+                  (shape, grad_output, weight, bias, grad_input))

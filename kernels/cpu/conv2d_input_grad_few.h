@@ -26,9 +26,10 @@ constexpr int64_t kReachesOfBand = 8;  // a band this many windows high is compu
 template <class T>
 class InputGradFew {
  public:
-  InputGradFew(const Conv2dShape& s, const T* grad_output, T* grad_input)
+  InputGradFew(const Conv2dShape& s, const T* grad_output, const T* bias, T* grad_input)
       : s_(s),
         grad_(grad_output),
+        bias_(bias),
         result_(grad_input),
         run_(s.window.S * s.C),
         depth_(s.K),
@@ -51,6 +52,8 @@ class InputGradFew {
   void run(const T* weight) const {
     Scratch<T> packed(panels_ * depth_ * kTileColumns<T>);
     pack(weight, packed.data());
+    Scratch<T> bias(bias_ ? s_.W * s_.C : 0);
+    for (int64_t i = 0; bias_ && i < s_.W * s_.C; ++i) bias.data()[i] = bias_[i % s_.C];
     parallel_for(s_.N * bands_, 1, [&](int64_t begin, int64_t end) {
       Scratch<T> band(divide_up(s_.H, bands_) * row_);
       Scratch<T> products(divide_up(s_.Q, blocks_) * panels_ * kTileColumns<T>);
@@ -60,6 +63,7 @@ class InputGradFew {
         add_band(n, h, h_end, packed.data(), products.data(), band.data());
         for (int64_t row = h; row < h_end; ++row)
           store_row(band.data() + (row - h) * row_ + s_.window.pad_w * s_.C,
+                    bias_ ? bias.data() : nullptr,
                     result_ + n * s_.input.s[0] + row * s_.input.s[2]);
       }
     });
@@ -158,15 +162,19 @@ class InputGradFew {
       }
   }
 
-  void store_row(const T* from, T* to) const {
+  // `bias`: of every element of a row, as [column][c], or null.
+  void store_row(const T* from, const T* bias, T* to) const {
     const int64_t C = s_.C, stride_c = s_.input.s[1], stride_w = s_.input.s[3];
-    if (stride_c == 1 && stride_w == C) return copy_run(to, from, 1, s_.W * C);
-    for (int64_t c = 0; c < C; ++c)
-      for (int64_t w = 0; w < s_.W; ++w) to[c * stride_c + w * stride_w] = from[w * C + c];
+    if (stride_c == 1 && stride_w == C) return store_run(to, 1, from, s_.W * C, bias);
+    for (int64_t c = 0; c < C; ++c) {
+      const T addend = bias ? bias[c] : T{0};
+      for (int64_t w = 0; w < s_.W; ++w) to[c * stride_c + w * stride_w] = from[w * C + c] + addend;
+    }
   }
 
   const Conv2dShape& s_;
   const T* grad_;
+  const T* bias_;  // or null
   T* result_;
   int64_t run_, depth_, panels_, blocks_, row_, bands_;
 };

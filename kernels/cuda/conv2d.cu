@@ -275,11 +275,12 @@ const char* conv2d_forward(const Conv2dShape& shape, const void* input, const vo
 }
 
 const char* conv2d_input_grad(const Conv2dShape& shape, const void* grad_output, const void* weight,
-                              void* grad_input, void* stream) {
+                              const void* bias, void* grad_input, void* stream) {
   const Window2d& window = shape.window;
   const int64_t* strides = shape.weight.s;
   Correlation correlation{};
   correlation.source = grad_output, correlation.weight = weight, correlation.dest = grad_input;
+  correlation.bias = bias, correlation.bias_stride = shape.bias_stride;
   correlation.N = shape.N, correlation.G = shape.G;
   correlation.channels = shape.K / shape.G, correlation.columns = shape.C / shape.G;
   correlation.h = {shape.H, shape.P, window.R, window.stride_h, window.pad_h, window.dilation_h};

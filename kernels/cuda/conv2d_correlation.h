@@ -6,6 +6,7 @@
 //
 // forward:    dest = output,     source = input,       column = k in the group, c = c in the group.
 // input_grad: dest = grad_input, source = grad_output, column = c in the group, c = k in the group.
+// conv_transpose2d is input_grad with a bias.
 //
 // Only the taps r with  y + pad - r * dilation  divisible by the stride reach a grad_input row y.
 // They depend on y % stride alone, so the rows of one remainder ("phase") form a correlation

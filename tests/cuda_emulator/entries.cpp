@@ -14,8 +14,8 @@ const char* emulate_conv2d(const fastconv::Conv2dShape* shape, const void* input
   return cuda::conv2d_forward(*shape, input, weight, bias, output, nullptr);
 }
 const char* emulate_conv2d_input_grad(const fastconv::Conv2dShape* shape, const void* grad_output,
-                                      const void* weight, void* grad_input) {
-  return cuda::conv2d_input_grad(*shape, grad_output, weight, grad_input, nullptr);
+                                      const void* weight, const void* bias, void* grad_input) {
+  return cuda::conv2d_input_grad(*shape, grad_output, weight, bias, grad_input, nullptr);
 }
 const char* emulate_conv2d_weight_grad(const fastconv::Conv2dShape* shape, const void* grad_output,
                                        const void* input, void* grad_weight) {

@@ -13,6 +13,7 @@ import numpy as np
 
 import cuda_emulator
 from fastconv.reference import conv2d as conv2d_reference
+from fastconv.reference import conv_transpose2d as conv_transpose2d_reference
 
 Strides = ctypes.c_int64 * 4
 
@@ -136,7 +137,7 @@ class Conv2dProblem:
         weight = laid_out(self.weight, self.dtype, weight_layout)
         grad_input = born_poisoned(self.input.shape, self.dtype, layout)
         shape = ctypes.byref(self.shape(grad_input, weight, grad_output))
-        arguments = (shape, grad_output, weight, grad_input)
+        arguments = (shape, grad_output, weight, None, grad_input)
         read, write = (grad_output, weight), (grad_input,)
         cuda_emulator.call("emulate_conv2d_input_grad", *arguments, read=read, write=write)
         truth = conv2d_reference.conv2d_input_grad(
@@ -161,3 +162,46 @@ class Conv2dProblem:
         self.check_forward(layout, weight_layout)
         self.check_input_grad(layout, weight_layout)
         self.check_weight_grad(layout, weight_layout)
+
+
+class ConvTranspose2dProblem:
+    """The same for conv_transpose2d, which is conv2d's gradient by the input with a bias."""
+
+    def __init__(self, case, dtype, seed=0):
+        random = np.random.default_rng(seed)
+        input_size = case.input if len(case.input) == 4 else (1, *case.input)
+        self.dtype, self.case = numpy_dtype(dtype), case
+        self.input = random.integers(-2, 3, input_size).astype(np.float64)
+        self.weight = random.integers(-2, 3, case.weight).astype(np.float64)
+        self.bias = None
+        if case.bias:  # a view: every third element
+            count = 3 * case.weight[1] * case.groups
+            self.bias = random.integers(-9, 10, count).astype(self.dtype)[1::3]
+        bias = None if self.bias is None else self.bias.astype(np.float64)
+        self.output = conv_transpose2d_reference.conv_transpose2d(
+            self.input, self.weight, bias, **case.kwargs
+        )
+
+    def shape(self, input, weight, output):
+        """That of the convolution whose input is the output here."""
+        (n, k, p, q), (_, _, r, s), (_, c, h, w) = input.shape, weight.shape, output.shape
+        window = (*pair(self.case.stride), *pair(self.case.padding), *pair(self.case.dilation))
+        return Conv2dShape(
+            cuda_emulator.DTYPES.index(self.dtype.name),
+            *(n, c, h, w, k, p, q, self.case.groups),
+            Window(r, s, *window),
+            strides_of(output),
+            strides_of(weight),
+            strides_of(input),
+            3,
+        )
+
+    def check(self, layout, weight_layout):
+        input = laid_out(self.input, self.dtype, layout)
+        weight = laid_out(self.weight, self.dtype, weight_layout)
+        output = born_poisoned(self.output.shape, self.dtype, layout)
+        shape = ctypes.byref(self.shape(input, weight, output))
+        read = (input, weight) if self.bias is None else (input, weight, self.bias)
+        arguments = (shape, input, weight, self.bias, output)
+        cuda_emulator.call("emulate_conv2d_input_grad", *arguments, read=read, write=(output,))
+        assert_same(output, self.output.astype(self.dtype))

@@ -22,7 +22,9 @@ void conv2d_forward(const Conv2dShape&, const void*, const void*, const void*, c
                     const Epilogue*, void*) {
   refuse();
 }
-void conv2d_input_grad(const Conv2dShape&, const void*, const void*, void*) { refuse(); }
+void conv2d_input_grad(const Conv2dShape&, const void*, const void*, const void*, void*) {
+  refuse();
+}
 void conv2d_weight_grad(const Conv2dShape&, const void*, const void*, void*) { refuse(); }
 void conv2d_prepare(const Conv2dShape&, const void*, void*, int64_t*) { refuse(); }
 void adaptive_avg_pool2d_forward(const AdaptiveAvgPool2dShape&, const void*, void*) { refuse(); }

@@ -1,5 +1,6 @@
 """The description of an operation, as far as it is the same for all of them."""
 
+import dataclasses
 import functools
 import importlib
 import math
@@ -78,6 +79,14 @@ class Operation:
     def reduction_lengths(self, case) -> dict[str, int]:
         """How many products an element of 'output' sums, and one of each tensor's gradient."""
         raise NotImplementedError
+
+    def with_few_channels(self, case):
+        """The same geometry with fewer images and channels; this one for operations without a
+        weight.
+        """
+        *batch, channels, height, width = case.input
+        size = (*(min(n, 2) for n in batch), min(channels, 2), height, width)
+        return dataclasses.replace(case, input=size)
 
     def torch_doors(self, case) -> dict[str, Callable[..., Outputs]]:
         """Every way to call fastconv with torch tensors; each gives the outputs, or the first of
@@ -188,6 +197,7 @@ class Operation:
             case
             for case in self.cases("smooth")
             if self.is_modular(case)
+            and self.is_usual(case)
             and len(case.input) == 4
             and min(case.input) > 1
             and min(case.input[2:]) > 4
@@ -217,6 +227,10 @@ class Operation:
     def is_modular(self, case) -> bool:
         """A module computes the case, padding and all."""
         return self.module_arguments(case) is not None
+
+    def is_usual(self, case) -> bool:
+        """torch itself computes it well: to every order of derivative, rounding halves once."""
+        return True
 
     def is_plain(self, case) -> bool:
         return case is self.plain_case
