@@ -200,6 +200,27 @@ void start_input(const Conv2dShape& s, const Compute<S>* bias, S* grad_input) {
   });
 }
 
+// Phases whose operand a is the weight have it packed together: each for itself would read all of it.
+template <class S>
+void run_phases(const Product<S>* phases, int64_t count) {
+  int64_t size = 0;
+  bool together = count > 1;
+  for (int64_t i = 0; i < count; ++i) {
+    const Conv2dAlgorithm algorithm = choose_algorithm(phases[i], false).algorithm;
+    together = together && (algorithm == Conv2dAlgorithm::kPixels ||
+                            algorithm == Conv2dAlgorithm::kShifted);
+    size += weight_rows_size(phases[i]);
+  }
+  Scratch<Compute<S>> packed(together ? size : 0);
+  if (together) pack_weight_rows(phases, count, packed.data());
+  const Compute<S>* weight = packed.data();
+  for (int64_t i = 0; i < count; ++i) {
+    const Conv2dAlgorithm algorithm = choose_algorithm(phases[i], false).algorithm;
+    run_product(phases[i], algorithm, together ? weight : nullptr);
+    if (together) weight += weight_rows_size(phases[i]);
+  }
+}
+
 template <class S>
 void input_grad(const Conv2dShape& s, const S* grad_output, const S* weight, const S* bias,
                 S* grad_input) {
@@ -214,18 +235,21 @@ void input_grad(const Conv2dShape& s, const S* grad_output, const S* weight, con
   const int64_t phases_h = smaller(s.window.stride_h, s.H);
   const int64_t phases_w = smaller(s.window.stride_w, s.W);
   Scratch<Tap> taps(s.window.R, s.window.S);
-  bool gaps = false;  // between the windows
-  for (int64_t phase = 0; phase < phases_h * phases_w && !gaps; ++phase)
-    gaps = set_phase_taps(s, phase / phases_w, phase % phases_w, taps.data()) == 0;
-  if (gaps) start_input(s, start, grad_input);
+  Scratch<Product<S>> phases(phases_h, phases_w);
+  Tap* next = taps.data();
+  int64_t count = 0;
   for (int64_t phase = 0; phase < phases_h * phases_w; ++phase) {
     const int64_t a = phase / phases_w, b = phase % phases_w;
-    const int64_t count = set_phase_taps(s, a, b, taps.data());
-    if (count == 0) continue;
-    Product<S> p = phase_product(s, a, b, grad_output, weight, start, grad_input);
-    set_taps(p, taps.data(), count);
-    run_product(p, choose_algorithm(p, false).algorithm, nullptr);
+    const int64_t tap_count = set_phase_taps(s, a, b, next);
+    if (tap_count == 0) continue;
+    Product<S>& p = phases.data()[count++];
+    p = phase_product(s, a, b, grad_output, weight, start, grad_input);
+    set_taps(p, next, tap_count);
+    next += tap_count;
   }
+  const bool gaps = count < phases_h * phases_w;  // between the windows
+  if (gaps) start_input(s, start, grad_input);
+  run_phases(phases.data(), count);
 }
 
 }  // namespace

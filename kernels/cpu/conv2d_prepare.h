@@ -93,7 +93,7 @@ int64_t prepare_weight(const Conv2dShape& s, const Product<S>& p, void* prepared
   else if (header.algorithm == Conv2dAlgorithm::kGrouped)
     pack_grouped_weight(p, to);
   else if (header.algorithm != Conv2dAlgorithm::kWinograd)
-    pack_weight_rows(p, to);
+    pack_weight_rows(&p, 1, to);
   else if constexpr (kSame<Compute<S>, float>)
     winograd_transform_weight(p, to);
   return header.bytes;

@@ -81,9 +81,14 @@ struct StagedRows {
   static constexpr int64_t kPitch = kDepthBlock<T> + Vec<T>::kLanes;
   DirectRows<T> direct;
   int64_t count;  // rows of a
-  bool copies = direct.row_stride * int64_t{sizeof(T)} % 4096 == 0;
+  bool copies;
   int64_t length = 0;
   alignas(64) T tile[kTileRows * kPitch];
+
+  FASTCONV_INLINE StagedRows(const DirectRows<T>& rows, int64_t row_count)
+      : direct(rows),
+        count(row_count),
+        copies(rows.row_stride * int64_t{sizeof(T)} % 4096 == 0) {}
 
   FASTCONV_INLINE void prepare(int64_t from, int64_t until) {
     direct.prepare(from, until);
