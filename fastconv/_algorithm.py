@@ -111,8 +111,8 @@ def _explained(core: Any, prepared: Any) -> Explanation:
         f"take {winograd / direct:.2f} of the products of the sums themselves",
         "depthwise": "every channel is convolved for itself",
         "grouped": "groups of few channels: the lanes are channels of several groups, or pixels",
-        "channels": "channels of the result fill the lanes: they lie next to each other, or its pixels "
-        "are few",
+        "channels": "channels of the result fill the lanes: they lie next to each other, or its "
+        "pixels are few",
         "shifted": "pixels of the result fill the lanes, and rows of the input are read in place, "
         "shifted",
         "pixels": "pixels of the result fill the lanes; the input is unfolded block by block",

@@ -207,8 +207,8 @@ void run_phases(const Product<S>* phases, int64_t count) {
   bool together = count > 1;
   for (int64_t i = 0; i < count; ++i) {
     const Conv2dAlgorithm algorithm = choose_algorithm(phases[i], false).algorithm;
-    together = together && (algorithm == Conv2dAlgorithm::kPixels ||
-                            algorithm == Conv2dAlgorithm::kShifted);
+    together = together &&
+               (algorithm == Conv2dAlgorithm::kPixels || algorithm == Conv2dAlgorithm::kShifted);
     size += weight_rows_size(phases[i]);
   }
   Scratch<Compute<S>> packed(together ? size : 0);

@@ -20,7 +20,7 @@ void pack_weight_piece(const Product<S>& p, const S* from, int64_t rows, int64_t
     first = smaller(first, taps[t].weight), last = larger(last, taps[t].weight);
   const int64_t reach = last - first + 1;
   Vec<LaneIndex<Compute<S>>> order = Vec<LaneIndex<Compute<S>>>::zero();
-  const bool in_register = count > 1 && reach <= V::kLanes;
+  const bool in_register = count > 1 && larger(count, reach) <= V::kLanes;
   for (int64_t t = 0; in_register && t < count; ++t)
     order.raw[t] = static_cast<LaneIndex<Compute<S>>>(taps[t].weight - first);
 
@@ -157,7 +157,8 @@ class WeightRows {
   StagedRows<T> rows(int64_t g, int64_t k) const {
     const Product<S>& p = product_;
     if constexpr (kSame<S, T>)
-      if (plain_) return StagedRows<T>({p.weight + g * p.weight_g + k * p.weight_k, p.weight_k}, p.K - k);
+      if (plain_)
+        return StagedRows<T>({p.weight + g * p.weight_g + k * p.weight_k, p.weight_k}, p.K - k);
     const int64_t depth = p.source.depth();
     return StagedRows<T>({rows_ + (g * p.K + k) * depth, depth}, p.K - k);
   }

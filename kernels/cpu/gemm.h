@@ -86,9 +86,7 @@ struct StagedRows {
   alignas(64) T tile[kTileRows * kPitch];
 
   FASTCONV_INLINE StagedRows(const DirectRows<T>& rows, int64_t row_count)
-      : direct(rows),
-        count(row_count),
-        copies(rows.row_stride * int64_t{sizeof(T)} % 4096 == 0) {}
+      : direct(rows), count(row_count), copies(rows.row_stride * int64_t{sizeof(T)} % 4096 == 0) {}
 
   FASTCONV_INLINE void prepare(int64_t from, int64_t until) {
     direct.prepare(from, until);
