@@ -145,7 +145,7 @@ void check_dot_bf16(Memory& memory) {
   for (int round = 0; round < 20000; ++round) {
     // All bits at random; or numbers near enough to each other that every rounding counts.
     const uint32_t keep = round % 2 ? 0x87ff87ff : 0xffffffff, set = round % 2 ? 0x38003800 : 0;
-    BFloat16Pairs a, b;
+    Vec<BFloat16Pair> a, b;
     Vec<float> sum;
     for (int i = 0; i < kLanes; ++i) {
       a.raw[i] = (next() & keep) | set;

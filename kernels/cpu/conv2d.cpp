@@ -62,17 +62,17 @@ bool run_winograd_if_float(const Product<S>& p, const void* prepared) {
 // `prepared`: the weight as prepare_weight arranges it for this algorithm, or null.
 template <class S>
 void run_product(const Product<S>& p, Conv2dAlgorithm algorithm, const void* prepared) {
-  const auto* weight = static_cast<const Compute<S>*>(prepared);
   if (algorithm == Conv2dAlgorithm::kWinograd) {
     if (run_winograd_if_float(p, prepared)) return;
     // Something was not finite: the sums themselves say what.
     algorithm = channels_are_lanes(p) ? Conv2dAlgorithm::kChannels : Conv2dAlgorithm::kPixels;
-    weight = nullptr;
+    prepared = nullptr;
   }
+  const auto* weight = static_cast<const Packed<S>*>(prepared);
   if (algorithm == Conv2dAlgorithm::kDepthwise)
     run_depthwise(p);
   else if (algorithm == Conv2dAlgorithm::kGrouped)
-    run_grouped(p, weight);
+    run_grouped(p, static_cast<const Compute<S>*>(prepared));
   else if (algorithm == Conv2dAlgorithm::kChannels)
     run_channel_lanes(p, weight);
   else if (algorithm == Conv2dAlgorithm::kShifted)
@@ -203,21 +203,24 @@ void start_input(const Conv2dShape& s, const Compute<S>* bias, S* grad_input) {
 // Phases whose operand a is the weight have it packed together: each for itself would read all of it.
 template <class S>
 void run_phases(const Product<S>* phases, int64_t count) {
+  const auto algorithm = [&](int64_t i) { return choose_algorithm(phases[i], false).algorithm; };
   int64_t size = 0;
-  bool together = count > 1;
-  for (int64_t i = 0; i < count; ++i) {
-    const Conv2dAlgorithm algorithm = choose_algorithm(phases[i], false).algorithm;
-    together = together &&
-               (algorithm == Conv2dAlgorithm::kPixels || algorithm == Conv2dAlgorithm::kShifted);
+  bool together = kSame<Packed<S>, Compute<S>> && count > 1;
+  for (int64_t i = 0; i < count && together; ++i) {
+    together =
+        algorithm(i) == Conv2dAlgorithm::kPixels || algorithm(i) == Conv2dAlgorithm::kShifted;
     size += weight_rows_size(phases[i]);
   }
-  Scratch<Compute<S>> packed(together ? size : 0);
-  if (together) pack_weight_rows(phases, count, packed.data());
+  if (!together) {
+    for (int64_t i = 0; i < count; ++i) run_product(phases[i], algorithm(i), nullptr);
+    return;
+  }
+  Scratch<Compute<S>> packed(size);
+  pack_rows_together(phases, count, packed.data());
   const Compute<S>* weight = packed.data();
   for (int64_t i = 0; i < count; ++i) {
-    const Conv2dAlgorithm algorithm = choose_algorithm(phases[i], false).algorithm;
-    run_product(phases[i], algorithm, together ? weight : nullptr);
-    if (together) weight += weight_rows_size(phases[i]);
+    run_product(phases[i], algorithm(i), weight);
+    weight += weight_rows_size(phases[i]);
   }
 }
 

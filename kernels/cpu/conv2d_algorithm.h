@@ -3,7 +3,8 @@
 // A rule of costs, in products (one multiplication, one addition), from the shape, the layout and the
 // instruction set alone, never from the number of threads: the algorithm decides the order of sums.
 //
-//   direct    9 * C*K * pixels                                         each pixel, each tap
+//   direct    9 * C*K * pixels                                         each pixel, each tap;
+//             kPairCost of that where one instruction multiplies pairs
 //   Winograd  36 * (C + kTileDepth)*K * (tiles, at least kLeastTiles)  products; the weight is read once
 //           + tiles * (C * kSourceCost + K * kTargetCost)              transforms of source and target
 //           + 36 * C*K * kWeightCost, unless prepared                  transform of the weight
@@ -27,6 +28,7 @@ constexpr double kImpossible = 1e300;
 constexpr double kLeastTiles = 20;  // fewer wait for the weight, which is four times as large
 constexpr double kTileDepth =
     20;  // to begin and end a tile of products costs as much as this depth
+constexpr double kPairCost = 0.4;  // half, and Winograd's operands are twice as large (Zen 4)
 constexpr double kSourceCost = 160, kTargetCost = 120, kWeightCost = 10;
 
 template <class S>
@@ -66,8 +68,9 @@ bool channels_fill_better(const Product<S>& p) {
 template <class S>
 Conv2dChoice choose_algorithm(const Product<S>& p, bool prepared) {
   const PixelSource<S>& source = p.source;
-  const double direct =
-      static_cast<double>(p.G * p.K * source.depth()) * static_cast<double>(source.grid.count());
+  const double product = kNumbers<Packed<S>> == 1 ? 1 : kPairCost;
+  const double direct = product * static_cast<double>(p.G * p.K * source.depth()) *
+                        static_cast<double>(source.grid.count());
   const double winograd = winograd_cost(p, prepared);
   const bool depthwise = source.C == 1 && p.K == 1 && p.G > 1 && source.tap_count > 0;
   const auto choice = [&](Conv2dAlgorithm algorithm) {

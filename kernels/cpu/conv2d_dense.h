@@ -16,16 +16,11 @@ struct StorePixelLanes {
   const T* bias = product.bias ? product.bias + channel : nullptr;
 
   // In place where the pixels are one run.
-  TileEnd<T> end(int64_t k, int64_t, int64_t m, int64_t columns) const {
-    TileEnd<T> end{nullptr, target.stride_k, columns, bias ? bias + k : nullptr};
-    if (product.finish) return end;
-    if constexpr (kSame<S, T>) {
-      const PixelGrid& grid = target.grid;
-      const int64_t row = (m_begin + m) / grid.J, j = (m_begin + m) % grid.J;
-      if (target.stride_j == 1 && j + columns <= grid.J)
-        end.c = data + row / grid.I * target.stride_n + row % grid.I * target.stride_i + j +
-                k * target.stride_k;
-    }
+  EndOf<S> end(int64_t k, int64_t, int64_t m, int64_t columns) const {
+    EndOf<S> end{nullptr, target.stride_k, columns, bias ? bias + k : nullptr};
+    if (!product.finish && target.stride_j == 1)
+      if (S* const to = target.in_a_row(data, m_begin + m, columns))
+        end_in(end, to + k * target.stride_k);
     return end;
   }
 
@@ -54,16 +49,10 @@ struct StoreChannelLanes {
   const T* bias = product.bias ? product.bias + channel : nullptr;
 
   // In place where the pixels lie in one row.
-  TileEnd<T> end(int64_t m, int64_t rows, int64_t k, int64_t columns) const {
-    TileEnd<T> end{nullptr, target.stride_j, columns, nullptr, bias ? bias + k : nullptr};
-    if (product.finish) return end;
-    if constexpr (kSame<S, T>) {
-      const PixelGrid& grid = target.grid;
-      const int64_t row = (m_begin + m) / grid.J, j = (m_begin + m) % grid.J;
-      if (target.stride_k == 1 && j + rows <= grid.J)
-        end.c = data + row / grid.I * target.stride_n + row % grid.I * target.stride_i +
-                j * target.stride_j + k;
-    }
+  EndOf<S> end(int64_t m, int64_t rows, int64_t k, int64_t columns) const {
+    EndOf<S> end{nullptr, target.stride_j, columns, nullptr, bias ? bias + k : nullptr};
+    if (!product.finish && target.stride_k == 1)
+      if (S* const to = target.in_a_row(data, m_begin + m, rows)) end_in(end, to + k);
     return end;
   }
 
@@ -148,9 +137,9 @@ FASTCONV_INLINE PixelSource<S> source_of_group(const Product<S>& p, int64_t g) {
 
 // `prepared`: the weight as pack_weight_rows or pack_weight_panels gives it, or null.
 template <class S>
-void run_pixel_lanes(const Product<S>& p, const Compute<S>* prepared) {
-  using T = Compute<S>;
-  const int64_t depth = p.source.depth(), pixel_count = p.source.grid.count();
+void run_pixel_lanes(const Product<S>& p, const Packed<S>* prepared) {
+  using T = Packed<S>;
+  const int64_t depth = p.source.template elements<T>(), pixel_count = p.source.grid.count();
   const WeightRows<S> weight(p, prepared);
   const Blocking blocks(pixel_count, p.K, p.G, kTileColumns<T>, 1);
   for_each_task(blocks, p.G, [&](int64_t g, int64_t m, int64_t m_end, int64_t k, int64_t k_end) {
@@ -164,18 +153,20 @@ void run_pixel_lanes(const Product<S>& p, const Compute<S>* prepared) {
 }
 
 template <class S>
-void run_channel_lanes(const Product<S>& p, const Compute<S>* prepared) {
-  using T = Compute<S>;
-  const int64_t depth = p.source.depth(), pixel_count = p.source.grid.count();
+void run_channel_lanes(const Product<S>& p, const Packed<S>* prepared) {
+  using T = Packed<S>;
+  const int64_t depth = p.source.template elements<T>(), pixel_count = p.source.grid.count();
   const int64_t panels_per_group = divide_up(p.K, int64_t{kTileColumns<T>});
-  Scratch<T> packed(prepared ? 0 : weight_panels_size(p));
+  if (padding_pays(p)) return run_padded<S, StoreChannelLanes<S>>(p, prepared);
+  Scratch<T> packed(prepared ? 0 : panels_size(p, depth));
   if (!prepared) pack_weight_panels(p, packed.data());
   const T* const weight = prepared ? prepared : packed.data();
-  if (padding_pays(p)) return run_padded<S, StoreChannelLanes<S>>(p, weight);
 
   // Rows that lie a multiple of 4 KiB apart share their sets of L1: a copy does not.
-  const bool plain = kSame<S, T> && p.source.is_plain_matrix() &&
-                     p.source.pixel_stride() * int64_t{sizeof(T)} % 4096 != 0;
+  const int64_t pixel_stride = p.source.pixel_stride();
+  const bool plain = kIsPacked<S> && p.source.is_plain_matrix() && p.source.C % kNumbers<T> == 0 &&
+                     pixel_stride % kNumbers<T> == 0 &&
+                     pixel_stride * int64_t{sizeof(S)} % 4096 != 0;
 
   const Blocking blocks(pixel_count, p.K, p.G, 1, kTileColumns<T>);
   for_each_task(blocks, p.G, [&](int64_t g, int64_t m, int64_t m_end, int64_t k, int64_t k_end) {
@@ -183,12 +174,10 @@ void run_channel_lanes(const Product<S>& p, const Compute<S>* prepared) {
     const int64_t panel = g * panels_per_group + k / kTileColumns<T>;
     PackedPanels<T> panels{weight + panel * depth * kTileColumns<T>, depth};
     const StoreChannelLanes<S> store{p, g * p.K + k, m};
-    if constexpr (kSame<S, T>) {
-      if (plain) {
-        const S* first = source.row_of(source.taps[0], 0, 0) + m * source.pixel_stride();
-        DirectRows<T> rows{first, source.pixel_stride()};
-        return multiply_block<T>(m_end - m, k_end - k, depth, rows, panels, store);
-      }
+    if (plain) {
+      const S* first = source.row_of(source.taps[0], 0, 0) + m * pixel_stride;
+      DirectRows<T> rows{reinterpret_cast<const T*>(first), pixel_stride / kNumbers<T>};
+      return multiply_block<T>(m_end - m, k_end - k, depth, rows, panels, store);
     }
     Scratch<T> unfolded((m_end - m) * kDepthBlock<T>);
     PixelRows<S> rows{source, m, m_end, unfolded.data()};

@@ -8,9 +8,11 @@
 // The forward pass slides over the input (step = stride), the input's gradient over grad_output
 // (step = 1, one grid per phase of the stride), the weight's gradient over the input. The unfolded
 // matrix exists only block by block, in two forms:
-//   pack_along_pixels    [x][m], x = c * T + t : runs of pixels are contiguous in an NCHW source
+//   pack_along_pixels    [x][m], x = c * taps + t : runs of pixels are contiguous in an NCHW source
 //   pack_along_channels  [m][x], x = t * C + c : runs of channels are contiguous in an NHWC source
 // each into rows of any length, so that panels of kTileColumns and plain rows are the same thing.
+// An element x of a type T that holds two numbers is two channels: c counts pairs of them, the last
+// one filled up with zero.
 #pragma once
 #include "../conv2d.h"
 #include "epilogue.h"
@@ -46,8 +48,6 @@ struct Tap {
 
 template <class S>
 struct PixelSource {
-  using T = Compute<S>;
-
   const S* data;
   int64_t stride_n, stride_c, stride_h, stride_w;
   int64_t C, H, W;
@@ -57,6 +57,15 @@ struct PixelSource {
   int64_t tap_count;
 
   FASTCONV_INLINE int64_t depth() const { return C * tap_count; }
+  // The same in elements of T.
+  template <class T>
+  FASTCONV_INLINE int64_t channels() const {
+    return divide_up(C, kNumbers<T>);
+  }
+  template <class T>
+  FASTCONV_INLINE int64_t elements() const {
+    return channels<T>() * tap_count;
+  }
 
   // Every tap of every pixel lies inside and pixels are one arithmetic progression: the source
   // already is [m][c].
@@ -81,6 +90,7 @@ struct PixelSource {
   // target[(x - x_begin) * x_stride + (m - m_begin)], x = c * tap_count + t.
   // What is inside depends on the run and the tap, not on the channel: the innermost loop is over
   // channels, and a run that fits a register moves in one load and one store.
+  template <class T>
   void pack_along_pixels(int64_t m_begin, int64_t m_end, int64_t x_begin, int64_t x_end, T* target,
                          int64_t x_stride) const {
     const int64_t step = pixel_stride();
@@ -94,39 +104,48 @@ struct PixelSource {
                      const bool inside = row_inside(tap, i);
                      const int64_t from = inside ? clamp(tap.j_begin, j, j + count) : j;
                      const int64_t until = inside ? clamp(tap.j_end, from, j + count) : j;
-                     const S* row = row_of(tap, n, inside ? i : 0) + c * stride_c + from * step;
+                     const S* row = row_of(tap, n, inside ? i : 0) + from * step;
                      T* to = target + (c * tap_count + t - x_begin) * x_stride + offset;
-                     pack_run(to, tap_count * x_stride, row, c_end - c, count, from - j, until - j);
+                     const auto pack = [&](auto source, int64_t first, int64_t channels) {
+                       pack_run(to + first * tap_count * x_stride, tap_count * x_stride, source,
+                                kNumbers<T> * stride_c, channels, count, from - j, until - j);
+                     };
+                     for_elements<T, true>(row, stride_c, C, c, c_end, pack);
                    }
                  });
   }
 
   // target[(m - m_begin) * m_stride + (x - x_begin)], x = t * C + c.
+  template <class T>
   void pack_along_channels(int64_t m_begin, int64_t m_end, int64_t x_begin, int64_t x_end,
                            T* target, int64_t m_stride) const {
+    const int64_t C_T = channels<T>();
     for_each_run(grid, m_begin, m_end,
                  [&](int64_t n, int64_t i, int64_t j, int64_t count, int64_t offset) {
-                   int64_t t = x_begin / C, c = x_begin % C;
+                   int64_t t = x_begin / C_T, c = x_begin % C_T;
                    for (int64_t x = x_begin; x < x_end;) {
-                     const int64_t joined = c == 0 ? taps_in_a_run(t, x_end - x) : 1;
+                     const int64_t joined = c == 0 ? taps_in_a_run<T>(t, x_end - x) : 1;
                      if (joined > 1 && row_inside(taps[t], i)) {
                        pack_joined_taps(n, i, j, count, t, joined,
                                         target + offset * m_stride + (x - x_begin), m_stride);
-                       x += joined * C;
+                       x += joined * C_T;
                        t += joined;
                        continue;
                      }
-                     const int64_t channels = smaller(C - c, x_end - x);
+                     const int64_t channels = smaller(C_T - c, x_end - x);
                      const Tap& tap = taps[t];
                      T* to = target + offset * m_stride + (x - x_begin);
                      const bool inside = row_inside(tap, i);
                      const int64_t from = inside ? clamp(tap.j_begin, j, j + count) : j;
                      const int64_t until = inside ? clamp(tap.j_end, from, j + count) : j;
                      for (int64_t q = 0; q < from - j; ++q) clear_run(to + q * m_stride, channels);
+                     const auto copy = [&](auto source, int64_t first, int64_t some) {
+                       copy_grid(to + (from - j) * m_stride + first, m_stride, source,
+                                 pixel_stride(), kNumbers<T> * stride_c, until - from, some);
+                     };
                      if (until > from)
-                       copy_grid(to + (from - j) * m_stride, m_stride,
-                                 row_of(tap, n, i) + c * stride_c + from * pixel_stride(),
-                                 pixel_stride(), stride_c, until - from, channels);
+                       for_elements<T, false>(row_of(tap, n, i) + from * pixel_stride(), stride_c,
+                                              C, c, c + channels, copy);
                      for (int64_t q = until - j; q < count; ++q)
                        clear_run(to + q * m_stride, channels);
                      x += channels;
@@ -139,42 +158,47 @@ struct PixelSource {
  private:
   // How many taps from t on, of at most x elements, are one run of memory where all lie inside: those
   // of a window's row, in a source of few channels without gaps between its pixels.
+  template <class T>
   FASTCONV_INLINE int64_t taps_in_a_run(int64_t t, int64_t x) const {
     constexpr int64_t kFewChannels = 16;
-    if (stride_c != 1 || stride_w != C || C > kFewChannels) return 1;
+    if (stride_c != 1 || stride_w != C || C > kFewChannels || C % kNumbers<T>) return 1;
     int64_t count = 1;
-    while (t + count < tap_count && (count + 1) * C <= x && taps[t + count].h == taps[t].h &&
-           taps[t + count].w == taps[t].w + count)
+    while (t + count < tap_count && (count + 1) * channels<T>() <= x &&
+           taps[t + count].h == taps[t].h && taps[t + count].w == taps[t].w + count)
       ++count;
     return count;
   }
 
   // Those taps of `count` pixels of a row that lies inside.
+  template <class T>
   void pack_joined_taps(int64_t n, int64_t i, int64_t j, int64_t count, int64_t t, int64_t joined,
                         T* to, int64_t m_stride) const {
+    const int64_t C_T = channels<T>();
     const S* row = row_of(taps[t], n, i);
     for (int64_t q = 0; q < count; ++q, to += m_stride) {
       const int64_t w = (j + q) * step_w + taps[t].w;  // of the first tap
       const int64_t begin = clamp(-w, 0, joined), end = clamp(W - w, begin, joined);
-      if (begin > 0) clear_run(to, begin * C);
-      copy_run(to + begin * C, row + (j + q) * pixel_stride() + begin * C, 1, (end - begin) * C);
-      if (end < joined) clear_run(to + end * C, (joined - end) * C);
+      if (begin > 0) clear_run(to, begin * C_T);
+      copy_run(to + begin * C_T, elements_of<T>(row + (j + q) * pixel_stride() + begin * C),
+               kNumbers<T>, (end - begin) * C_T);
+      if (end < joined) clear_run(to + end * C_T, (joined - end) * C_T);
     }
   }
 
   // For each of `channels` channels: `count` pixels, of which [begin, end) are read from `from` on
   // and the others are zero.
-  FASTCONV_INLINE void pack_run(T* to, int64_t to_stride, const S* from, int64_t channels,
-                                int64_t count, int64_t begin, int64_t end) const {
+  template <class T, class Source>
+  FASTCONV_INLINE void pack_run(T* to, int64_t to_stride, Source from, int64_t from_stride,
+                                int64_t channels, int64_t count, int64_t begin, int64_t end) const {
     constexpr int64_t kLanes = Vec<T>::kLanes;
     const int64_t step = pixel_stride();
     if (begin == end) {
       for (int64_t c = 0; c < channels; ++c, to += to_stride) clear_run(to, count);
     } else if (step == 1 && count <= kLanes) {
-      for (int64_t c = 0; c < channels; ++c, to += to_stride, from += stride_c)
+      for (int64_t c = 0; c < channels; ++c, to += to_stride, from = from + from_stride)
         store_some(to, load_between_as_compute(from, begin, end), count);
     } else {
-      for (int64_t c = 0; c < channels; ++c, to += to_stride, from += stride_c) {
+      for (int64_t c = 0; c < channels; ++c, to += to_stride, from = from + from_stride) {
         if (begin > 0) clear_run(to, begin);
         copy_run(to + begin, from, step, end - begin);
         if (end < count) clear_run(to + end, count - end);
@@ -208,6 +232,15 @@ struct Target {
   S* data;
   int64_t stride_n, stride_k, stride_i, stride_j;
   PixelGrid grid;  // with rows joined where memory allows
+
+  // Where pixel m of a channel begins that begins at `channel`; null where `count` pixels from there on
+  // do not lie in one row.
+  FASTCONV_INLINE S* in_a_row(S* channel, int64_t m, int64_t count) const {
+    if (m + count <= grid.J) return channel + m * stride_j;
+    const int64_t row = m / grid.J, j = m - row * grid.J;
+    if (j + count > grid.J) return nullptr;
+    return channel + row / grid.I * stride_n + row % grid.I * stride_i + j * stride_j;
+  }
 };
 
 // One product in the sense of conv2d.cpp: target = bias + source * weight, group by group.
@@ -267,7 +300,7 @@ FASTCONV_INLINE void set_window_taps(const Conv2dShape& s, Tap* tap) {
 // b[x][m]: columns are pixels, packed panel by panel by the thread that uses them.
 template <class S>
 struct PixelPanels {
-  using T = Compute<S>;
+  using T = Packed<S>;
   const PixelSource<S>& source;
   int64_t m_begin, m_end;
   T* packed;  // [panel][kDepthBlock][kTileColumns]
@@ -291,7 +324,7 @@ struct PixelPanels {
 // a[m][x]: rows are pixels, packed by the thread that uses them.
 template <class S>
 struct PixelRows {
-  using T = Compute<S>;
+  using T = Packed<S>;
   const PixelSource<S>& source;
   int64_t m_begin, m_end;
   T* packed;  // [m][kDepthBlock]

@@ -5,16 +5,16 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-constexpr uint64_t kPreparedMagic = 0x31642d6b63617066;  // changes with the meaning of the bytes
+constexpr uint64_t kPreparedMagic = 0x32642d6b63617066;  // changes with the meaning of the bytes
 
-// Elements of the compute type behind the header.
+// Elements behind the header, each as large as one of the compute type.
 template <class S>
 int64_t prepared_size(const Product<S>& p, Conv2dAlgorithm algorithm) {
   switch (algorithm) {
     case Conv2dAlgorithm::kWinograd:
       return winograd_weight_size(p);
     case Conv2dAlgorithm::kChannels:
-      return weight_panels_size(p);
+      return channel_panels_size(p);
     case Conv2dAlgorithm::kGrouped:
       return grouped_weight_size(p);
     case Conv2dAlgorithm::kPixels:
@@ -85,17 +85,16 @@ int64_t prepare_weight(const Conv2dShape& s, const Product<S>& p, void* prepared
   const Conv2dPreparedHeader header = header_for(s, p);
   if (!prepared) return header.bytes;
   *static_cast<Conv2dPreparedHeader*>(prepared) = header;
-  auto* to =
-      reinterpret_cast<Compute<S>*>(static_cast<char*>(prepared) + kConv2dPreparedHeaderBytes);
+  void* const to = static_cast<char*>(prepared) + kConv2dPreparedHeaderBytes;
   if (header.bytes == kConv2dPreparedHeaderBytes) return header.bytes;
   if (header.algorithm == Conv2dAlgorithm::kChannels)
-    pack_weight_panels(p, to);
+    pack_channel_panels(p, static_cast<Packed<S>*>(to));
   else if (header.algorithm == Conv2dAlgorithm::kGrouped)
-    pack_grouped_weight(p, to);
+    pack_grouped_weight(p, static_cast<Compute<S>*>(to));
   else if (header.algorithm != Conv2dAlgorithm::kWinograd)
-    pack_weight_rows(&p, 1, to);
+    pack_weight_rows(p, static_cast<Packed<S>*>(to));
   else if constexpr (kSame<Compute<S>, float>)
-    winograd_transform_weight(p, to);
+    winograd_transform_weight(p, static_cast<float*>(to));
   return header.bytes;
 }
 

@@ -15,13 +15,11 @@ constexpr int64_t kLargestStrip = int64_t{1} << 20;  // elements of all channels
 constexpr int64_t kUsualStrip = int64_t{1} << 14;  // as many as stay near: rows are added up to it
 constexpr int64_t kMostPhases = 16;
 
-// What a strip of target rows reads, [C][phase][rows + halo][width]: element (i, j) of a phase is
-// source row i * step_h + phase.h, column j * step_w + phase.w.
-template <class S>
+// What a strip of target rows reads, [c][phase][rows + halo][width] of type T: element (i, j) of a
+// phase is source row i * step_h + phase.h, column j * step_w + phase.w.
+template <class S, class T = Packed<S>>
 class ShiftedStrip {
  public:
-  using T = Compute<S>;
-
   explicit ShiftedStrip(const PixelSource<S>& source) : padded_(source) {
     h_ = source.taps[0].h, w_ = source.taps[0].w;
     int64_t last_h = h_, last_w = w_;
@@ -41,7 +39,7 @@ class ShiftedStrip {
       phases_[t] = {h_ + t / phases_w_, w_ + t % phases_w_, 0, 0, 0};
       set_columns_inside(phases_[t], padded_);
     }
-    const int64_t near = kUsualStrip / (width() * padded_.depth() + 1) - halo_;
+    const int64_t near = kUsualStrip / (width() * planes() + 1) - halo_;
     const int64_t rows = larger(larger(kPixelBlock / width(), near), int64_t{1});
     strips_ = divide_up(source.grid.I, rows);
     rows_ = divide_up(source.grid.I, strips_);
@@ -55,12 +53,13 @@ class ShiftedStrip {
   // Whether it stays in cache: no row is long, and dilation does not spread the rows far.
   FASTCONV_INLINE bool is_small() const {
     return has_few_phases_ && width() <= kLongestStrip && rows_ + halo_ <= kLongestStrip &&
-           padded_.depth() <= kLargestStrip / plane();
+           planes() <= kLargestStrip / plane();
   }
-  FASTCONV_INLINE int64_t size() const { return padded_.depth() * plane() + kTileColumns<T>; }
+  FASTCONV_INLINE int64_t planes() const { return padded_.template elements<T>(); }
+  FASTCONV_INLINE int64_t size() const { return planes() * plane() + kTileColumns<T>; }
 
   void set_offsets(const PixelSource<S>& source, int64_t* offsets) const {
-    for (int64_t c = 0; c < source.C; ++c)
+    for (int64_t c = 0; c < source.template channels<T>(); ++c)
       for (int64_t t = 0; t < source.tap_count; ++t) {
         const int64_t y = source.taps[t].h - h_, x = source.taps[t].w - w_;
         const int64_t phase = y % source.step_h * phases_w_ + x % source.step_w;
@@ -75,9 +74,9 @@ class ShiftedStrip {
     padded.data = group;
     padded.taps = phases_;
     const int64_t row = n * padded.grid.I + i;
-    clear_run(strip + padded.depth() * plane(), kTileColumns<T>);
-    padded.pack_along_pixels(row * width(), (row + i_end - i + halo_) * width(), 0, padded.depth(),
-                             strip, plane());
+    clear_run(strip + planes() * plane(), kTileColumns<T>);
+    padded.pack_along_pixels(row * width(), (row + i_end - i + halo_) * width(), 0, planes(), strip,
+                             plane());
   }
 
  private:
@@ -132,16 +131,12 @@ struct StoreShifted {
   const T* bias = product.bias ? product.bias + channel : nullptr;
 
   // In place where the pixels lie in one row.
-  TileEnd<T> end(int64_t k, int64_t, int64_t m, int64_t columns) const {
-    TileEnd<T> end{nullptr, target.stride_k, columns, bias ? bias + k : nullptr};
-    if (product.finish) return end;
-    if constexpr (kSame<S, T>) {
-      const int64_t j = m % width;
-      if (target.stride_j == 1 && j < J && j + columns <= width) {
-        end.c = data + m / width * target.stride_i + j + k * target.stride_k;
-        end.columns = smaller(columns, J - j);
-      }
-    }
+  EndOf<S> end(int64_t k, int64_t, int64_t m, int64_t columns) const {
+    EndOf<S> end{nullptr, target.stride_k, columns, bias ? bias + k : nullptr};
+    const int64_t j = m % width;
+    if (!product.finish && target.stride_j == 1 && j < J && j + columns <= width &&
+        end_in(end, data + m / width * target.stride_i + j + k * target.stride_k))
+      end.columns = smaller(columns, J - j);
     return end;
   }
 
@@ -158,10 +153,10 @@ struct StoreShifted {
 };
 
 template <class S>
-void run_shifted(const Product<S>& p, const Compute<S>* prepared) {
-  using T = Compute<S>;
+void run_shifted(const Product<S>& p, const Packed<S>* prepared) {
+  using T = Packed<S>;
   const ShiftedStrip<S> strip(p.source);
-  const int64_t depth = p.source.depth(), I = p.source.grid.I, J = p.source.grid.J;
+  const int64_t depth = p.source.template elements<T>(), I = p.source.grid.I, J = p.source.grid.J;
   const WeightRows<S> weight(p, prepared);
   Scratch<int64_t> offsets(depth);
   strip.set_offsets(p.source, offsets.data());

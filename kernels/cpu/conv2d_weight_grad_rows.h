@@ -142,7 +142,7 @@ class WeightGradRows {
 
   const PixelSource<S>& input_;
   const PixelSource<S>& grad_;
-  ShiftedStrip<S> strip_;
+  ShiftedStrip<S, T> strip_;
   int64_t K_, X_, J_, strips_, grad_row_;
 };
 
@@ -153,7 +153,7 @@ bool rows_pay(const PixelSource<S>& input, int64_t K) {
   const int64_t J = input.grid.J, bytes = K * input.depth() * kVectorBytes;
   const bool fuller = J * divide_up(K, kLanes) > K * divide_up(J, kLanes);
   return fuller && input.pixel_stride() == 1 && input.step_h == 1 && bytes > 0 &&
-         bytes <= kRowsSumBytes && ShiftedStrip<S>(input).is_small();
+         bytes <= kRowsSumBytes && ShiftedStrip<S, Compute<S>>(input).is_small();
 }
 
 template <class S>

@@ -6,7 +6,7 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-// A piece of pack_weight_rows: `rows` rows of `channels` channels, from[row * weight_k + c * weight_c +
+// A piece of pack_rows_together: `rows` rows of `channels` channels, from[row * weight_k + c * weight_c +
 // taps[t].weight], as [row][c][t]. Neighbours in the weight are read one after the other, and a window
 // that fits a register in one load.
 template <class S>
@@ -51,14 +51,14 @@ void pack_weight_piece(const Product<S>& p, const S* from, int64_t rows, int64_t
 
 template <class S>
 FASTCONV_INLINE int64_t weight_rows_size(const Product<S>& p) {
-  return p.G * p.K * p.source.depth();
+  return p.G * p.K * p.source.template elements<Packed<S>>();
 }
 
 // [g][k][c * taps + t]: rows of operand a, of `count` products that differ in their taps, one after the
 // other. Pieces are arranged in L1 and leave it row by row: rows, and a weight's channels, often lie
 // powers of two apart, which L1 holds few of. Products take their taps from the same piece.
 template <class S>
-void pack_weight_rows(const Product<S>* products, int64_t count, Compute<S>* packed) {
+void pack_rows_together(const Product<S>* products, int64_t count, Compute<S>* packed) {
   constexpr int64_t kPieceRows = 16, kPiece = 16;
   const Product<S>& p = products[0];
   const int64_t C = p.source.C, parts = divide_up(p.K, kPieceRows);
@@ -97,19 +97,65 @@ void pack_weight_rows(const Product<S>* products, int64_t count, Compute<S>* pac
   });
 }
 
+// The same of one product, whose elements are pairs of numbers.
 template <class S>
-FASTCONV_INLINE int64_t weight_panels_size(const Product<S>& p) {
-  constexpr int64_t kColumns = kTileColumns<Compute<S>>;
-  return p.G * divide_up(p.K, kColumns) * kColumns * p.source.depth();
+void pack_rows_of_pairs(const Product<S>& p, Packed<S>* packed) {
+  using T = Packed<S>;
+  constexpr int64_t kPieceRows = 16, kPiece = 64, kPair = kNumbers<T>;
+  const PixelSource<S>& source = p.source;
+  const int64_t C = source.template channels<T>(), taps = source.tap_count, depth = C * taps;
+  const int64_t parts = divide_up(p.K, kPieceRows);
+  const int64_t grain = (int64_t{1} << 10) / (depth + 1) + 1;
+  parallel_for(p.G * parts, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      const int64_t g = part / parts, k = part % parts * kPieceRows;
+      const int64_t rows = smaller(kPieceRows, p.K - k);
+      const S* group = p.weight + g * p.weight_g + k * p.weight_k;
+      T* to = packed + (g * p.K + k) * depth;
+      if (taps == 1) {
+        const auto copy = [&](auto from, int64_t c, int64_t some) {
+          copy_grid(to + c, depth, from, p.weight_k, kPair * p.weight_c, rows, some);
+        };
+        for_elements<T, false>(group + source.taps[0].weight, p.weight_c, source.C, 0, C, copy);
+        continue;
+      }
+      for (int64_t piece = 0; piece < C; piece += kPiece) {
+        const auto copy = [&](auto from, int64_t first, int64_t some) {
+          for (int64_t row = 0; row < rows; ++row)
+            for (int64_t c = 0; c < some; ++c)
+              for (int64_t t = 0; t < taps; ++t)
+                to[row * depth + (piece + first + c) * taps + t] = element_at(
+                    from + (row * p.weight_k + c * kPair * p.weight_c + source.taps[t].weight));
+        };
+        for_elements<T, true>(group, p.weight_c, source.C, piece, smaller(piece + kPiece, C), copy);
+      }
+    }
+  });
+}
+
+template <class S>
+void pack_weight_rows(const Product<S>& p, Packed<S>* packed) {
+  if constexpr (kSame<Packed<S>, Compute<S>>)
+    pack_rows_together(&p, 1, packed);
+  else
+    pack_rows_of_pairs(p, packed);
+}
+
+// Panels of K columns.
+template <class S>
+FASTCONV_INLINE int64_t panels_size(const Product<S>& p, int64_t depth) {
+  constexpr int64_t kColumns = kTileColumns<Packed<S>>;
+  return p.G * divide_up(p.K, kColumns) * kColumns * depth;
 }
 
 // [g][panel][t * C + c][kTileColumns]: panels of operand b. Written in pieces that stay in L1, for
 // the lanes of a panel lie far apart in the weight.
 template <class S>
-void pack_weight_panels(const Product<S>& p, Compute<S>* packed) {
-  using T = Compute<S>;
-  constexpr int64_t kColumns = kTileColumns<T>, kPiece = 64;
-  const int64_t C = p.source.C, taps = p.source.tap_count, depth = p.source.depth();
+void pack_weight_panels(const Product<S>& p, Packed<S>* packed) {
+  using T = Packed<S>;
+  constexpr int64_t kColumns = kTileColumns<T>, kPiece = 64, kPair = kNumbers<T>;
+  const PixelSource<S>& source = p.source;
+  const int64_t C = source.template channels<T>(), taps = source.tap_count, depth = C * taps;
   const int64_t panels = divide_up(p.K, kColumns), pieces = divide_up(C, kPiece);
   parallel_for(p.G * panels * pieces, 512 / (taps + 1) + 1, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
@@ -119,30 +165,35 @@ void pack_weight_panels(const Product<S>& p, Compute<S>* packed) {
       const S* from = p.weight + g * p.weight_g + k_begin * p.weight_k;
       T* to = packed + (g * panels + panel) * depth * kColumns;
       for (int64_t t = 0; t < taps; ++t) {
-        T* rows = to + t * C * kColumns;
-        const S* tap = from + p.source.taps[t].weight;
-        if (lanes < kColumns) clear_run(rows + c_begin * kColumns, (c_end - c_begin) * kColumns);
-        copy_grid(rows + c_begin * kColumns, kColumns, tap + c_begin * p.weight_c, p.weight_c,
-                  p.weight_k, c_end - c_begin, lanes);
+        T* rows = to + (t * C + c_begin) * kColumns;
+        if (lanes < kColumns) clear_run(rows, (c_end - c_begin) * kColumns);
+        const auto copy = [&](auto tap, int64_t c, int64_t some) {
+          copy_grid(rows + c * kColumns, kColumns, tap, kPair * p.weight_c, p.weight_k, some,
+                    lanes);
+        };
+        for_elements<T, false>(from + source.taps[t].weight, p.weight_c, source.C, c_begin, c_end,
+                               copy);
       }
     }
   });
 }
 
-// The weight of a group is already [k][c * taps + t], in the compute type.
+// The weight of a group is already [k][c * taps + t], in elements of the operand.
 template <class S>
 bool weight_is_plain(const Product<S>& p) {
-  if (!kSame<S, Compute<S>> || p.weight_c != p.source.tap_count) return false;
+  constexpr int64_t kPair = kNumbers<Packed<S>>;
+  if (!kIsPacked<S> || p.weight_c != p.source.tap_count) return false;
   for (int64_t t = 0; t < p.source.tap_count; ++t)
     if (p.source.taps[t].weight != t) return false;
-  return true;
+  return kPair == 1 || (p.source.tap_count == 1 && p.source.C % kPair == 0 &&
+                        p.weight_k % kPair == 0 && p.weight_g % kPair == 0);
 }
 
 // Operand a of the arrangements whose lanes are pixels: the weight, packed only if it must be.
 template <class S>
 class WeightRows {
  public:
-  using T = Compute<S>;
+  using T = Packed<S>;
 
   // `prepared`: what pack_weight_rows gives, or null.
   WeightRows(const Product<S>& p, const T* prepared)
@@ -150,16 +201,17 @@ class WeightRows {
         plain_(weight_is_plain(p)),
         packed_(plain_ || prepared ? 0 : weight_rows_size(p)),
         rows_(prepared ? prepared : packed_.data()) {
-    if (!plain_ && !prepared) pack_weight_rows(&p, 1, packed_.data());
+    if (!plain_ && !prepared) pack_weight_rows(p, packed_.data());
   }
 
   // Channels from k on of group g.
   StagedRows<T> rows(int64_t g, int64_t k) const {
     const Product<S>& p = product_;
-    if constexpr (kSame<S, T>)
-      if (plain_)
-        return StagedRows<T>({p.weight + g * p.weight_g + k * p.weight_k, p.weight_k}, p.K - k);
-    const int64_t depth = p.source.depth();
+    if (plain_) {
+      const S* from = p.weight + g * p.weight_g + k * p.weight_k;
+      return StagedRows<T>({reinterpret_cast<const T*>(from), p.weight_k / kNumbers<T>}, p.K - k);
+    }
+    const int64_t depth = p.source.template elements<T>();
     return StagedRows<T>({rows_ + (g * p.K + k) * depth, depth}, p.K - k);
   }
 

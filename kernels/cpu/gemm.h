@@ -17,9 +17,12 @@
 // Each depth block is summed for itself, then added: the error of a sum of L grows with the square
 // root of the longer of block and number of blocks, not of L. The order depends on the depth alone:
 // results do not depend on blocks of rows or columns, or on threads.
+//
+// Depth is counted in elements of the operands: T is a number, or a pair of them that one instruction
+// multiplies (Packed<S> in simd.h).
 #pragma once
 #include "../scratch.h"
-#include "simd.h"
+#include "runs.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
@@ -36,12 +39,12 @@ constexpr int64_t kPanelBytes = 24 << 10;
 template <class T>
 constexpr int64_t kDepthBlock = kPanelBytes / (kTileColumns<T> * int64_t{sizeof(T)});
 
+// A tile of a: element d of row i is broadcast_at(at(d), i * row_stride).
 template <class T>
-FASTCONV_INLINE constexpr T divide_up(T a, T b) {
-  return (a + b - 1) / b;
+FASTCONV_INLINE Vec<T> broadcast_at(const T* elements, int64_t x) {
+  return Vec<T>::broadcast(elements[x]);
 }
 
-// A tile of a: element d of row i lies at at(d)[i * row_stride].
 template <class T>
 struct PlainRows {
   const T* data;
@@ -58,6 +61,25 @@ struct ShiftedRows {
   FASTCONV_INLINE const T* at(int64_t d) const { return data + offsets[d]; }
 };
 
+// The same of pairs that begin at any number, of each of which kept[d] says which bits are part of it:
+// what lies behind the last number of an odd run is not.
+struct PairsAtNumber {
+  const BFloat16* numbers;
+  Vec<BFloat16Pair> kept;
+};
+FASTCONV_INLINE Vec<BFloat16Pair> broadcast_at(const PairsAtNumber& pairs, int64_t x) {
+  return broadcast_bits(*reinterpret_cast<const BFloat16Pair*>(pairs.numbers + x), pairs.kept);
+}
+struct ShiftedPairs {
+  const BFloat16* data;
+  int64_t row_stride;
+  const int64_t* offsets;
+  const BFloat16Pair* kept;
+  FASTCONV_INLINE PairsAtNumber at(int64_t d) const {
+    return {data + offsets[d], Vec<BFloat16Pair>::broadcast(kept[d])};
+  }
+};
+
 // An operand a: `rows(i)` gives the rows from i on of the block prepared last.
 template <class T>
 struct DirectRows {
@@ -70,9 +92,6 @@ struct DirectRows {
     return {data + i * row_stride + begin, row_stride};
   }
 };
-
-template <class S>
-FASTCONV_INLINE void copy_run(Compute<S>* target, const S* source, int64_t stride, int64_t count);
 
 // The same, a tile of rows copied first where `copies`: rows that lie a multiple of 4 KiB apart share
 // their sets of L1.
@@ -130,8 +149,9 @@ struct PackedPanels {
 };
 
 // What becomes of a tile's sums: c[i][j] = sums[i][j] + partial[i][j] + bias, each addend where there
-// is one. This is where a product ends, whoever takes the tile.
-template <class T>
+// is one. This is where a product ends, whoever takes the tile. T: the type of sums; S: that of
+// `narrowed`, which takes the place of c where it is not null.
+template <class T, class S = T>
 struct TileEnd {
   T* c;
   int64_t stride;   // between the rows of c
@@ -140,10 +160,39 @@ struct TileEnd {
   const T* column_bias = nullptr;
   const T* partial = nullptr;  // sums of the depth blocks before, whole panels wide
   int64_t partial_stride = 0;
+  S* narrowed = nullptr;
 };
 
-template <class T, int kRows, int kVectors>
-FASTCONV_INLINE void finish_tile(Vec<T> (&sums)[kRows][kVectors], const TileEnd<T>& end) {
+// The end of a tile whose results are stored as S: pairs are narrowed on their way from registers, other
+// types by whoever takes the tile.
+template <class S>
+using EndOf = TileEnd<Compute<S>, std::conditional_t<kNumbers<Packed<S>> == 1, Compute<S>, S>>;
+
+// Lets the tile end in memory of type S, if its end can; returns whether it does.
+template <class T, class N, class S>
+FASTCONV_INLINE bool end_in(TileEnd<T, N>& end, S* to) {
+  if constexpr (kSame<T, S>)
+    end.c = to;
+  else if constexpr (kSame<N, S>)
+    end.narrowed = to;
+  return kSame<T, S> || kSame<N, S>;
+}
+
+template <int kVectors>
+FASTCONV_INLINE void store_narrowed(BFloat16* to, const Vec<float> (&sums)[kVectors],
+                                    int64_t columns) {
+  constexpr int64_t kLanes = Vec<float>::kLanes;
+  if constexpr (kVectors == 2)
+    if (columns >= 2 * kLanes) return store_narrowed(to, sums[0], sums[1]);
+#pragma GCC unroll 4
+  for (int j = 0; j < kVectors; ++j) {
+    const int64_t lanes = smaller(columns - j * kLanes, kLanes);
+    if (lanes > 0) store_some_narrowed(to + j * kLanes, sums[j], lanes);
+  }
+}
+
+template <class T, class S, int kRows, int kVectors>
+FASTCONV_INLINE void finish_tile(Vec<T> (&sums)[kRows][kVectors], const TileEnd<T, S>& end) {
   using V = Vec<T>;
   const auto each = [&](const auto& body) {
 #pragma GCC unroll 16
@@ -170,6 +219,13 @@ FASTCONV_INLINE void finish_tile(Vec<T> (&sums)[kRows][kVectors], const TileEnd<
       bias[j] = load_some(end.column_bias + j * V::kLanes, some(j));
     each([&](int i, int j) { sums[i][j] = sums[i][j] + bias[j]; });
   }
+  if constexpr (!kSame<T, S>)
+    if (end.narrowed) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i)
+        store_narrowed(end.narrowed + i * end.stride, sums[i], end.columns);
+      return;
+    }
   if (end.columns >= kVectors * V::kLanes)
     each([&](int i, int j) { sums[i][j].store(end.c + i * end.stride + j * V::kLanes); });
   else
@@ -179,48 +235,53 @@ FASTCONV_INLINE void finish_tile(Vec<T> (&sums)[kRows][kVectors], const TileEnd<
 }
 
 // The tile a * b of kRows x kVectors vectors.
-template <class T, int kRows, int kVectors, class Rows, class Panel>
-void multiply_tile(int64_t depth, const Rows a, const Panel b, const TileEnd<T>& end) {
+template <class T, int kRows, int kVectors, class Rows, class Panel, class End>
+void multiply_tile(int64_t depth, const Rows& a, const Panel& b, const End& end) {
   using V = Vec<T>;
-  V sums[kRows][kVectors];
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i) {
-    // What is written last is fetched first: the products hide its way from memory.
-    const T* to = end.c + i * end.stride;
+  Vec<Sum<T>> sums[kRows][kVectors];
+  // What is written last is fetched first: the products hide its way from memory.
+  const auto fetch = [&](const auto* to) {
     __builtin_prefetch(to, 1);
     __builtin_prefetch(to + smaller(end.columns, int64_t{kTileColumns<T>}) - 1, 1);
+  };
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+    if (!kSame<End, TileEnd<Sum<T>>> && end.narrowed)
+      fetch(end.narrowed + i * end.stride);
+    else
+      fetch(end.c + i * end.stride);
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) sums[i][j] = V::zero();
+    for (int j = 0; j < kVectors; ++j) sums[i][j] = Vec<Sum<T>>::zero();
   }
 
   for (int64_t d = 0; d < depth; ++d) {
     V columns[kVectors];
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) columns[j] = V::load(b.at(d) + j * V::kLanes);
-    const T* rows = a.at(d);
+    const auto rows = a.at(d);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
-      const V row = V::broadcast(rows[i * a.row_stride]);
+      const V row = broadcast_at(rows, i * a.row_stride);
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) sums[i][j] = sums[i][j] + row * columns[j];
+      for (int j = 0; j < kVectors; ++j) sums[i][j] = add_product(sums[i][j], row, columns[j]);
     }
   }
   finish_tile(sums, end);
 }
 
 // The tile of `rows` rows, 1 <= rows <= kTileRows.
-template <class T, int kVectors, int kRows = kTileRows, class Rows, class Panel>
+template <class T, int kVectors, int kRows = kTileRows, class Rows, class Panel, class End>
 FASTCONV_INLINE void multiply_rows(int64_t rows, int64_t depth, const Rows& a, const Panel& b,
-                                   const TileEnd<T>& end) {
+                                   const End& end) {
   if constexpr (kRows > 1)
     if (rows < kRows) return multiply_rows<T, kVectors, kRows - 1>(rows, depth, a, b, end);
   multiply_tile<T, kRows, kVectors>(depth, a, b, end);
 }
 
 // The same, of one vector where the panel holds no more.
-template <class T, class Rows, class Panel>
+template <class T, class Rows, class Panel, class End>
 void multiply_panel(int64_t rows, int64_t columns, int64_t depth, const Rows& a, const Panel& b,
-                    const TileEnd<T>& end) {
+                    const End& end) {
   if (columns <= Vec<T>::kLanes)
     multiply_rows<T, 1>(rows, depth, a, b, end);
   else
@@ -233,7 +294,7 @@ FASTCONV_INLINE int64_t part_begin(int64_t count, int64_t parts, int64_t index) 
 }
 
 // Computes rows x columns of c. store.end(i, rows, j, columns) says how a tile, at most kTileRows x
-// kTileColumns, ends; where its c is null, store(i, rows, j, columns, tile, stride) takes the finished
+// kTileColumns, ends; where that says nowhere, store(i, rows, j, columns, tile, stride) takes the finished
 // tile as tile[r * stride + s]. With depth 0 the sums are zero.
 // Rows are the outer loop: so the rows of c are written from end to end.
 template <class T, class Rows, class Panels, class Store>
@@ -242,19 +303,20 @@ void multiply_block(int64_t rows, int64_t columns, int64_t depth, Rows& a, Panel
   const int64_t panels = divide_up(columns, int64_t{kTileColumns<T>});
   const int64_t tiles = divide_up(rows, int64_t{kTileRows});
   const int64_t sums_stride = panels * kTileColumns<T>;
-  alignas(64) T tile[kTileRows * kTileColumns<T>];
-  Scratch<T> sums(depth <= kDepthBlock<T> ? 0 : rows * sums_stride);
+  const int64_t height = tiles > 0 ? rows / tiles : 0, higher = rows - height * tiles;
+  alignas(64) Sum<T> tile[kTileRows * kTileColumns<T>];
+  Scratch<Sum<T>> sums(depth <= kDepthBlock<T> ? 0 : rows * sums_stride);
 
   int64_t begin = 0, until = 0;
   const auto run_tile = [&](int64_t i, int64_t count, const auto& tile_rows, int64_t j) {
     const int64_t first = j * kTileColumns<T>;
     const int64_t width = smaller(columns - first, int64_t{kTileColumns<T>});
-    T* const partial = sums.data() + i * sums_stride + first;
-    TileEnd<T> end{partial, sums_stride, kTileColumns<T>};
+    Sum<T>* const partial = sums.data() + i * sums_stride + first;
+    decltype(store.end(i, count, first, width)) end{partial, sums_stride, kTileColumns<T>};
     bool staged = false;
     if (until == depth) {
       end = store.end(i, count, first, width);
-      staged = !end.c;
+      staged = !end.c && !end.narrowed;
       if (staged) end.c = tile, end.stride = end.columns = kTileColumns<T>;
     }
     if (begin > 0) end.partial = partial, end.partial_stride = sums_stride;
@@ -266,118 +328,12 @@ void multiply_block(int64_t rows, int64_t columns, int64_t depth, Rows& a, Panel
     a.prepare(begin, until);
     b.prepare(begin, until);
     for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t i = part_begin(rows, tiles, t), count = part_begin(rows, tiles, t + 1) - i;
+      const int64_t i = height * t + smaller(higher, t), count = height + (t < higher);
       const auto tile_rows = a.rows(i);
       for (int64_t j = 0; j < panels; ++j) run_tile(i, count, tile_rows, j);
     }
     begin = until;
   } while (begin < depth);
-}
-
-// runs: the innermost loops of packers and stores
-
-// target[i] = source[i * stride], widened to the compute type; exactly `count` elements are read
-// and written.
-template <class S>
-FASTCONV_INLINE void copy_run(Compute<S>* target, const S* source, int64_t stride, int64_t count) {
-  constexpr int64_t kLanes = Vec<Compute<S>>::kLanes;
-  int64_t i = 0;
-  if (stride != 1) {
-    // All loads end at the next block's first element.
-    const auto even = [&](int64_t x) {
-      return even_lanes(load_as_compute(source + x), load_as_compute(source + x + kLanes));
-    };
-    for (; stride == 2 && i + kLanes < count; i += kLanes) even(2 * i).store(target + i);
-    for (; stride == 4 && i + kLanes < count; i += kLanes)
-      even_lanes(even(4 * i), even(4 * i + 2 * kLanes)).store(target + i);
-    if (stride == 2 && i < count) {
-      const int64_t rest = 2 * (count - i) - 1, first = smaller(rest, kLanes);
-      const auto some = even_lanes(load_some_as_compute(source + 2 * i, first),
-                                   load_some_as_compute(source + 2 * i + first, rest - first));
-      return store_some(target + i, some, count - i);
-    }
-    for (; i < count; ++i) target[i] = to_compute(source[i * stride]);
-    return;
-  }
-  for (; i + kLanes <= count; i += kLanes) load_as_compute(source + i).store(target + i);
-  if (i < count) store_some(target + i, load_some_as_compute(source + i, count - i), count - i);
-}
-
-// target[i * target_stride + j] = source[i * row_stride + j * column_stride], widened. Where the rows
-// of the source are contiguous and its columns are not, square blocks are transposed in registers.
-template <class S>
-void copy_grid(Compute<S>* target, int64_t target_stride, const S* source, int64_t row_stride,
-               int64_t column_stride, int64_t rows, int64_t columns) {
-  using V = Vec<Compute<S>>;
-  int64_t i = 0;
-  if (column_stride != 1 && row_stride == 1 && columns >= V::kLanes) {
-    constexpr int64_t kFewRows = 3;  // are not worth a block
-    for (; i + kFewRows < rows; i += V::kLanes) {
-      const int64_t count = smaller(rows - i, int64_t{V::kLanes});
-      int64_t j = 0;
-      for (; j + V::kLanes <= columns; j += V::kLanes) {
-        V block[V::kLanes];
-#pragma GCC unroll 16
-        for (int r = 0; r < V::kLanes; ++r) {
-          const S* from = source + i + (j + r) * column_stride;
-          block[r] = count == V::kLanes ? load_as_compute(from) : load_some_as_compute(from, count);
-          __builtin_prefetch(from + 4 * V::kLanes);  // lines of a column are few: no stream
-        }
-        transpose(block);
-#pragma GCC unroll 16
-        for (int r = 0; r < V::kLanes; ++r)
-          if (r < count) block[r].store(target + (i + r) * target_stride + j);
-      }
-      for (int64_t r = i; r < i + count; ++r)
-        copy_run(target + r * target_stride + j, source + r + j * column_stride, column_stride,
-                 columns - j);
-    }
-  }
-  for (; i < rows; ++i)
-    copy_run(target + i * target_stride, source + i * row_stride, column_stride, columns);
-}
-
-template <class T>
-FASTCONV_INLINE void clear_run(T* target, int64_t count) {
-  constexpr int64_t kLanes = Vec<T>::kLanes;
-  int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) Vec<T>::zero().store(target + i);
-  if (i < count) store_some(target + i, Vec<T>::zero(), count - i);
-}
-
-// target[i * stride] = source[i] + addend, narrowed to the storage type.
-template <class S>
-FASTCONV_INLINE void store_run(S* target, int64_t stride, const Compute<S>* source, int64_t count,
-                               Compute<S> addend) {
-  using V = Vec<Compute<S>>;
-  if (stride != 1) {
-    for (int64_t i = 0; i < count; ++i) target[i * stride] = from_compute<S>(source[i] + addend);
-    return;
-  }
-  const V add = V::broadcast(addend);
-  int64_t i = 0;
-  for (; i + V::kLanes <= count; i += V::kLanes)
-    store_from_compute(target + i, V::load(source + i) + add);
-  if (i < count)
-    store_some_from_compute(target + i, load_some(source + i, count - i) + add, count - i);
-}
-
-// target[i * stride] = source[i] + addend[i]; addend may be null.
-template <class S>
-FASTCONV_INLINE void store_run(S* target, int64_t stride, const Compute<S>* source, int64_t count,
-                               const Compute<S>* addend) {
-  using V = Vec<Compute<S>>;
-  if (!addend) return store_run(target, stride, source, count, Compute<S>{0});
-  if (stride != 1) {
-    for (int64_t i = 0; i < count; ++i) target[i * stride] = from_compute<S>(source[i] + addend[i]);
-    return;
-  }
-  int64_t i = 0;
-  for (; i + V::kLanes <= count; i += V::kLanes)
-    store_from_compute(target + i, V::load(source + i) + V::load(addend + i));
-  if (i < count)
-    store_some_from_compute(
-        target + i, load_some(source + i, count - i) + load_some(addend + i, count - i), count - i);
 }
 
 }  // namespace fastconv::cpu::FASTCONV_ISA

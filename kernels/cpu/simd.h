@@ -43,6 +43,10 @@ struct Float16 {
 struct BFloat16 {
   uint16_t bits;
 };
+// As they lie in memory. Kernels copy it like a number; only dot_bf16 knows what it is.
+struct BFloat16Pair {
+  BFloat16 first, second;
+};
 
 template <class S>
 struct ComputeOf {
@@ -80,6 +84,26 @@ struct Vec {
   FASTCONV_INLINE friend Vec operator+(Vec a, Vec b) { return {a.raw + b.raw}; }
   FASTCONV_INLINE friend Vec operator-(Vec a, Vec b) { return {a.raw - b.raw}; }
   FASTCONV_INLINE friend Vec operator*(Vec a, Vec b) { return {a.raw * b.raw}; }
+};
+
+template <>
+struct Vec<BFloat16Pair> {
+  static constexpr int kLanes = kVectorBytes / sizeof(BFloat16Pair);
+  typedef uint32_t Raw __attribute__((vector_size(kVectorBytes)));
+  typedef uint32_t Unaligned __attribute__((vector_size(kVectorBytes), aligned(1), may_alias));
+
+  Raw raw;  // the first of a pair in the low half
+
+  FASTCONV_INLINE static Vec zero() { return {Raw{}}; }
+  FASTCONV_INLINE static Vec broadcast(BFloat16Pair value) {
+    uint32_t pair;
+    __builtin_memcpy(&pair, &value, sizeof pair);
+    return {pair - Raw{}};
+  }
+  FASTCONV_INLINE static Vec load(const BFloat16Pair* p) {
+    return {*reinterpret_cast<const Unaligned*>(p)};
+  }
+  FASTCONV_INLINE void store(BFloat16Pair* p) const { *reinterpret_cast<Unaligned*>(p) = raw; }
 };
 
 template <int... lane>
@@ -210,6 +234,33 @@ constexpr int kHalfLanes = kVectorBytes / 4;  // as many halves as floats fit on
 typedef uint16_t HalfRaw __attribute__((vector_size(kVectorBytes / 2), aligned(1), may_alias));
 typedef uint32_t WordRaw __attribute__((vector_size(kVectorBytes)));
 
+template <class S>
+FASTCONV_INLINE HalfRaw load_halves(const S* p) {
+  return *reinterpret_cast<const HalfRaw*>(p);
+}
+
+// Lanes [begin, end) are p[0], p[1], ...; the others zero. Nothing else of memory is touched.
+template <class S>
+FASTCONV_INLINE HalfRaw load_halves_between(const S* p, int64_t begin, int64_t end) {
+#if defined(__AVX512F__)
+  const uint32_t mask = ((1u << end) - 1) & ~((1u << begin) - 1);
+  return (HalfRaw)_mm256_maskz_loadu_epi16((__mmask16)mask, p - begin);
+#else
+  S lanes[kHalfLanes] = {};
+  __builtin_memcpy(lanes + begin, p, static_cast<unsigned long>(end - begin) * sizeof(S));
+  return load_halves(lanes);
+#endif
+}
+
+template <class S>
+FASTCONV_INLINE void store_some_halves(S* p, HalfRaw halves, int64_t count) {
+#if defined(__AVX512F__)
+  _mm256_mask_storeu_epi16(p, (__mmask16)((1u << count) - 1), (__m256i)halves);
+#else
+  __builtin_memcpy(p, &halves, static_cast<unsigned long>(count) * sizeof(S));
+#endif
+}
+
 FASTCONV_INLINE Vec<float> widen(HalfRaw halves, BFloat16) {
   return {(Vec<float>::Raw)(__builtin_convertvector(halves, WordRaw) << 16)};
 }
@@ -269,10 +320,6 @@ FASTCONV_INLINE HalfRaw narrow(Vec<float> v, Float16) {
 
 // dot products of bfloat16
 
-// Lane i holds elements 2i (low 16 bits) and 2i + 1 of a row of bfloat16: a pair, as it lies in
-// memory.
-using BFloat16Pairs = Vec<uint32_t>;
-
 // dot_bf16 is one instruction; elsewhere it exists for correctness, and widening is faster.
 #if defined(__AVX512BF16__) || defined(FASTCONV_SIMULATE_BF16)
 constexpr bool kHasDotBFloat16 = true;
@@ -280,31 +327,21 @@ constexpr bool kHasDotBFloat16 = true;
 constexpr bool kHasDotBFloat16 = false;
 #endif
 
-FASTCONV_INLINE BFloat16Pairs load_pairs(const BFloat16* p) {
-  return BFloat16Pairs::load(reinterpret_cast<const uint32_t*>(p));
-}
-
-FASTCONV_INLINE BFloat16Pairs broadcast_pair(const BFloat16* p) {
-  uint32_t pair;
-  __builtin_memcpy(&pair, p, sizeof pair);
-  return BFloat16Pairs::broadcast(pair);
-}
-
-// sum[i] += a[2i+1] * b[2i+1], rounded to nearest even, then sum[i] += a[2i] * b[2i], rounded
-// again: VDPBF16PS of the Intel 64 SDM, volume 2. Subnormals, of the sum and of every step's result
-// too, count as zero, whatever MXCSR says.
-#if defined(__AVX512BF16__)
-FASTCONV_INLINE Vec<float> dot_bf16(Vec<float> sum, BFloat16Pairs a, BFloat16Pairs b) {
-  return {_mm512_dpbf16_ps(sum.raw, (__m512bh)a.raw, (__m512bh)b.raw)};
-}
-#else
 FASTCONV_INLINE Vec<float> flush_subnormals(Vec<float> v) {
   const WordRaw bits = (WordRaw)v.raw;
   const WordRaw is_subnormal = (WordRaw)((bits & 0x7fffffff) < 0x00800000);
   return {(Vec<float>::Raw)(bits & (~is_subnormal | 0x80000000))};
 }
 
-FASTCONV_INLINE Vec<float> dot_bf16(Vec<float> sum, BFloat16Pairs a, BFloat16Pairs b) {
+// sum += a.second * b.second, rounded to nearest even, then sum += a.first * b.first, rounded again:
+// VDPBF16PS of the Intel 64 SDM, volume 2. Subnormals, of the sum and of every step's result too,
+// count as zero, whatever MXCSR says.
+#if defined(__AVX512BF16__)
+FASTCONV_INLINE Vec<float> dot_bf16(Vec<float> sum, Vec<BFloat16Pair> a, Vec<BFloat16Pair> b) {
+  return {_mm512_dpbf16_ps(sum.raw, (__m512bh)a.raw, (__m512bh)b.raw)};
+}
+#else
+FASTCONV_INLINE Vec<float> dot_bf16(Vec<float> sum, Vec<BFloat16Pair> a, Vec<BFloat16Pair> b) {
   sum = flush_subnormals(sum);
   for (int shift = 0; shift <= 16; shift += 16) {  // the upper element first
     const Vec<float> x = flush_subnormals({(Vec<float>::Raw)((a.raw << shift) & 0xffff0000)});
@@ -317,6 +354,68 @@ FASTCONV_INLINE Vec<float> dot_bf16(Vec<float> sum, BFloat16Pairs a, BFloat16Pai
 }
 #endif
 
+// The bits of `pair` that are set in `kept`, in every lane.
+FASTCONV_INLINE Vec<BFloat16Pair> broadcast_bits(BFloat16Pair pair, Vec<BFloat16Pair> kept) {
+#if defined(__AVX512BF16__)
+  asm("" : "+v"(kept.raw));  // else gcc masks before it broadcasts, by way of a general register
+#endif
+  return {Vec<BFloat16Pair>::broadcast(pair).raw & kept.raw};
+}
+
+// narrow, but subnormals become zero: they are no results of dot_bf16 either.
+FASTCONV_INLINE HalfRaw narrow_flushed(Vec<float> v) {
+#if defined(__AVX512BF16__)
+  return (HalfRaw)_mm512_cvtneps_pbh(v.raw);
+#else
+  return narrow(flush_subnormals(v), BFloat16{});
+#endif
+}
+
+// The same of two registers, one behind the other.
+FASTCONV_INLINE void store_narrowed(BFloat16* p, Vec<float> a, Vec<float> b) {
+#if defined(__AVX512BF16__)
+  _mm512_storeu_si512(p, (__m512i)_mm512_cvtne2ps_pbh(b.raw, a.raw));
+#else
+  *reinterpret_cast<HalfRaw*>(p) = narrow_flushed(a);
+  *reinterpret_cast<HalfRaw*>(p + kHalfLanes) = narrow_flushed(b);
+#endif
+}
+
+// Of its first `count` lanes.
+FASTCONV_INLINE void store_some_narrowed(BFloat16* p, Vec<float> v, int64_t count) {
+  store_some_halves(p, narrow_flushed(v), count);
+}
+
+// Lane i is the pair (first[i], second[i]).
+FASTCONV_INLINE Vec<BFloat16Pair> make_pairs(HalfRaw first, HalfRaw second) {
+  return {__builtin_convertvector(first, WordRaw) |
+          (__builtin_convertvector(second, WordRaw) << 16)};
+}
+
+// what products are made of
+// An element of an operand is a number, or a pair of them, neighbours along the axis that is summed
+// over, both of which one instruction multiplies. Sum<T> is what products of T add up to.
+
+template <class T>
+constexpr int64_t kNumbers = kSame<T, BFloat16Pair> ? 2 : 1;
+template <class T>
+using Sum = std::conditional_t<kSame<T, BFloat16Pair>, float, T>;
+// The storage type S as an operand of products.
+template <class S>
+using Packed = std::conditional_t<kSame<S, BFloat16> && kHasDotBFloat16, BFloat16Pair, Compute<S>>;
+
+// Whether numbers in memory, kNumbers<Packed<S>> of them, are an element of the operand already.
+template <class S>
+constexpr bool kIsPacked = !kSame<Packed<S>, Compute<S>> || kSame<S, Compute<S>>;
+
+template <class T>
+FASTCONV_INLINE Vec<T> add_product(Vec<T> sum, Vec<T> a, Vec<T> b) {
+  return sum + a * b;
+}
+FASTCONV_INLINE Vec<float> add_product(Vec<float> sum, Vec<BFloat16Pair> a, Vec<BFloat16Pair> b) {
+  return dot_bf16(sum, a, b);
+}
+
 // storage to compute and back
 
 template <class S>
@@ -324,31 +423,27 @@ FASTCONV_INLINE Vec<Compute<S>> load_as_compute(const S* p) {
   if constexpr (kSame<S, Compute<S>>)
     return Vec<S>::load(p);
   else
-    return widen(*reinterpret_cast<const HalfRaw*>(p), S{});
+    return widen(load_halves(p), S{});
 }
 
 template <class S>
 FASTCONV_INLINE Vec<Compute<S>> load_some_as_compute(const S* p, int64_t count) {
-  if constexpr (kSame<S, Compute<S>>) {
+  if constexpr (kSame<S, Compute<S>>)
     return load_some(p, count);
-  } else {
-    HalfRaw halves = {};
-    __builtin_memcpy(&halves, p, static_cast<unsigned long>(count) * sizeof(S));
-    return widen(halves, S{});
-  }
+  else
+    return widen(load_halves_between(p, 0, count), S{});
 }
 
 // Lanes [begin, end) are p[0], p[1], ...; the others zero. Nothing else of memory is touched.
 template <class S>
 FASTCONV_INLINE Vec<Compute<S>> load_between_as_compute(const S* p, int64_t begin, int64_t end) {
+  if constexpr (!kSame<S, Compute<S>>) return widen(load_halves_between(p, begin, end), S{});
 #if defined(__AVX512F__)
   const uint32_t mask = ((1u << end) - 1) & ~((1u << begin) - 1);
   if constexpr (sizeof(S) == 4)
     return {(typename Vec<S>::Raw)_mm512_maskz_loadu_epi32((__mmask16)mask, p - begin)};
-  else if constexpr (sizeof(S) == 8)
+  if constexpr (sizeof(S) == 8)
     return {(typename Vec<S>::Raw)_mm512_maskz_loadu_epi64((__mmask8)mask, p - begin)};
-  else
-    return widen((HalfRaw)_mm256_maskz_loadu_epi16((__mmask16)mask, p - begin), S{});
 #else
   S lanes[Vec<Compute<S>>::kLanes] = {};
   __builtin_memcpy(lanes + begin, p, static_cast<unsigned long>(end - begin) * sizeof(S));
@@ -369,8 +464,7 @@ FASTCONV_INLINE void store_some_from_compute(S* p, Vec<Compute<S>> v, int64_t co
   if constexpr (kSame<S, Compute<S>>) {
     store_some(p, v, count);
   } else {
-    const HalfRaw halves = narrow(v, S{});
-    __builtin_memcpy(p, &halves, static_cast<unsigned long>(count) * sizeof(S));
+    store_some_halves(p, narrow(v, S{}), count);
   }
 }
 
