@@ -12,6 +12,7 @@
 // how the choice does.
 // A forced algorithm (FASTCONV_ALGO) is used wherever it can compute the call.
 #pragma once
+#include "conv2d_depthwise.h"
 #include "conv2d_grouped.h"
 #include "conv2d_shifted.h"
 #include "conv2d_winograd.h"
@@ -53,7 +54,7 @@ Conv2dChoice choose_algorithm(const Product<S>& p, bool prepared) {
   const double direct =
       static_cast<double>(p.G * p.K * source.depth()) * static_cast<double>(source.grid.count());
   const double winograd = winograd_cost(p, prepared);
-  const bool depthwise = source.C == 1 && p.K == 1 && p.G > 1 && source.tap_count > 0;
+  const bool depthwise = is_depthwise(p);
   const auto choice = [&](Conv2dAlgorithm algorithm) {
     return Conv2dChoice{algorithm, direct, winograd};
   };

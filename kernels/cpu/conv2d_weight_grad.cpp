@@ -1,11 +1,11 @@
 // conv2d, the weight's gradient: which of the algorithms runs.
 //
-//   conv2d_depthwise.h             one channel per group
+//   conv2d_depthwise_weight_grad.h one channel per group
 //   conv2d_grouped_weight_grad.h   few channels per group
 //   conv2d_weight_grad_rows.h      few channels, NCHW: lanes are pixels
 //   conv2d_weight_grad_blocks.h    all else: a matrix product whose depth is the pixels
 #include "../conv2d.h"
-#include "conv2d_depthwise.h"
+#include "conv2d_depthwise_weight_grad.h"
 #include "conv2d_grouped_weight_grad.h"
 #include "conv2d_weight_grad_blocks.h"
 #include "conv2d_weight_grad_rows.h"
