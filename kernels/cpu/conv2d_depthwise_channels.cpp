@@ -1,67 +1,75 @@
 // Depthwise convolution, lanes are channels: see conv2d_depthwise.h.
 //
-// One task = some rows of a piece of an image's width times some registers of target channels. NHWC is
-// read and written as it lies in memory: pixel by pixel, all channels of the task. Planes (NCHW) of
-// few pixels are transposed on their way into the ring of source rows and on their way out of the
-// sums, a register at a time.
+// One task = some target rows of one image times some registers of target channels. NHWC is read and
+// written where it lies. Otherwise the source rows of a task are brought into a patch of pixels first:
+//
+//   patch[h][w][register][kLanes]   widened
+//
+// planes (NCHW) by a transposition, few channels to fill up a register, channels with several targets
+// once for each of them; and sums that do not go to the target as they are, are laid down likewise:
+//
+//   sums[i][j][register][kLanes]
 #include "conv2d_depthwise.h"
+#include "conv2d_depthwise_channel_sums.h"
 #include "conv2d_depthwise_rows.h"
-#include "conv2d_depthwise_sums.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
-// A ring of rows of many channels stays in L2, one of few in L1; so does a whole plane with its sums.
-constexpr int64_t kWideRingBytes = int64_t{256} << 10, kRingBytes = int64_t{24} << 10;
-constexpr int64_t kWholeBytes = int64_t{40} << 10;
+// The rows that one target row reads, those of a task, a patch and its sums: what stays in L1, in L2
+// and in L1.
+constexpr int64_t kWindowBytes = int64_t{20} << 10, kStripBytes = int64_t{256} << 10;
+constexpr int64_t kPatchBytes = int64_t{40} << 10;
+// Results beyond this are not met in cache again.
+constexpr int64_t kStreamBytes = int64_t{8} << 20;
 
 // How the work is cut: by the machine as it likes, for no sum is.
 struct ChannelCut {
-  bool planes;                  // source or target have their channels apart
-  int64_t registers, chunks;    // of target channels in a task; tasks of a pixel
-  int64_t columns, pieces;      // of a target row
-  int64_t rows, strips;         // target rows of a task
-  int64_t slots;                // of a ring
-  int64_t sums_rows;            // target rows that are brought into planes at once
+  bool in_place;              // else by way of a patch
+  int64_t channels, all;      // target channels; registers of them
+  int64_t registers, chunks;  // of a task; tasks of a pixel
+  int64_t rows, strips;       // target rows of a task
+  int64_t source_rows;        // that a task reads
+  bool stream;                // whole lines of the target may be stored around the caches
 
   template <class S>
-  ChannelCut(const Product<S>& p, const DepthwiseRows& rows_of, const DepthwiseColumns& columns_of) {
+  ChannelCut(const Product<S>& p, const DepthwiseWindow& window) {
     using T = Compute<S>;
     constexpr int64_t kLanes = Vec<T>::kLanes, kBytes = kLanes * int64_t{sizeof(T)};
     const PixelSource<S>& source = p.source;
     const PixelGrid& grid = source.grid;
-    const int64_t all = divide_up(p.G * p.K, kLanes), group = rows_of.group();
-    planes = p.target.stride_k != 1 || source.stride_c != 1;
-    slots = smaller(rows_of.reach(), source.H);
+    const bool planes = p.target.stride_k != 1 || source.stride_c != 1;
+    channels = p.G * p.K, all = divide_up(channels, kLanes);
+    in_place = !planes && p.K == 1 && channels >= kLanes;
+    const int64_t reach = (window.R - 1) * window.dilation_h + 1;
 
-    // Columns: as many as fit beside each other with `least` registers of channels.
-    const int64_t least = planes ? 1 : smaller(all, int64_t{8});
-    const int64_t ring = planes ? kRingBytes : kWideRingBytes;
-    const int64_t halo = columns_of.count(1) - 1, most = ring / (slots * least * kBytes);
-    columns = larger((most - halo) / columns_of.step,
-                     larger(2 * halo / columns_of.step, int64_t{16}));
-    pieces = divide_up(grid.J, columns), columns = divide_up(grid.J, pieces);
-    pieces = divide_up(grid.J, columns);
-
-    registers = planes ? 1 : ring / (slots * columns_of.count(columns) * kBytes);
-    registers = smaller(larger(registers, least), all);
+    // Memory likes runs: all channels of a pixel.
+    registers = in_place ? all : planes ? 1 : larger(kWindowBytes / (window.R * source.W * kBytes), int64_t{1});
     chunks = divide_up(all, registers), registers = divide_up(all, chunks);
+    // The last register may overlap the one before: both belong to one task.
+    while (registers > 1 && registers < all && all % registers == 1) ++registers;
     chunks = divide_up(all, registers);
 
-    // Rows: a strip begins with rows that its neighbour reads as well.
-    const int64_t threads = num_threads(), others = grid.N * pieces * chunks;
-    rows = grid.I;
-    if (others < 4 * threads && grid.I > 2 * group) rows = divide_up(grid.I, divide_up(4 * threads, others));
-    rows = smaller(larger(rows, 2 * group), grid.I), strips = divide_up(grid.I, rows);
-    rows = divide_up(grid.I, strips), strips = divide_up(grid.I, rows);
-    if (others * strips < 2 * threads && registers > 1) {
-      registers = divide_up(registers, int64_t{2});
-      chunks = divide_up(all, registers);
+    if (in_place) {
+      rows = kStripBytes / (source.W * source.step_h * source.stride_w * int64_t{sizeof(S)});
+    } else {
+      // rows * (source row * step + target row) + halo
+      const int64_t row = registers * kBytes * (source.W * source.step_h + grid.J);
+      const int64_t halo = registers * kBytes * source.W * reach;
+      rows = (kPatchBytes - halo) / row;
+      rows = larger(rows, divide_up(reach, source.step_h));
     }
-    const int64_t whole = (source.H * columns_of.count(columns) + grid.I * grid.J) * kBytes;
-    const bool is_whole = planes && strips == 1 && pieces == 1 && whole <= kWholeBytes;
-    if (is_whole) slots = source.H;
-    sums_rows = planes ? (is_whole ? grid.I : kBlockRows) : 0;
+    rows = smaller(larger(rows, int64_t{1}), grid.I);
+    const int64_t others = grid.N * chunks, threads = num_threads();
+    if (others * divide_up(grid.I, rows) % threads != 0 && others < 8 * threads)
+      rows = smaller(rows, larger(divide_up(grid.I, threads), divide_up(reach, source.step_h)));
+    strips = divide_up(grid.I, rows), rows = divide_up(grid.I, strips);
+    strips = divide_up(grid.I, rows);
+    const Target<S>& target = p.target;
+    const int64_t line = 64 / int64_t{sizeof(S)};
+    stream = kCanStoreAroundCache && grid.count() * channels * int64_t{sizeof(S)} > kStreamBytes &&
+             target.stride_j % line == 0 && target.stride_i % line == 0 && target.stride_n % line == 0;
+    source_rows = smaller((rows - 1) * source.step_h + reach, source.H);
   }
 };
 
@@ -72,173 +80,242 @@ class ChannelWorker {
   static constexpr int64_t kLanes = V::kLanes;
 
  public:
-  ChannelWorker(const Product<S>& p, const DepthwiseWindow& window, const DepthwiseRows& rows,
-                const DepthwiseColumns& columns, const ChannelCut& cut)
+  ChannelWorker(const Product<S>& p, const DepthwiseWindow& window, const ChannelCut& cut)
       : p_(p),
         window_(window),
-        rows_(rows),
+        columns_(window, p.source),
         cut_(cut),
-        ring_(p.source, columns, divide_up(cut.columns, int64_t{kBlockVectors}) * kBlockVectors,
-              cut.slots, cut.registers, p.K),
-        memory_(ring_.size()),
-        tags_(ring_.slots()),
-        from_(rows.count(kBlockRows)),
-        offsets_(window.S),
-        weight_(cut.chunks * cut.registers, window.taps() * kLanes),
+        weight_(cut.all, window.taps() * kLanes),
         has_weight_(cut.chunks),
         bias_(cut.registers * kLanes),
-        sums_(cut.sums_rows * cut.columns * kLanes) {
-    ring_.use(memory_.data(), tags_.data());
-    for (int64_t s = 0; s < window.S; ++s) offsets_.data()[s] = ring_.offset(s);
+        patch_(cut.in_place ? 0 : cut.source_rows * p.source.W, cut.registers * kLanes),
+        sums_(sums_are_direct() ? 0 : cut.rows * p.source.grid.J, cut.registers * kLanes),
+        rows_(window.R) {
     for (int64_t c = 0; c < cut.chunks; ++c) has_weight_.data()[c] = false;
-    clear_run(bias_.data(), cut.registers * kLanes);
-    block_ = {};
-    block_.rows = from_.data(), block_.shared = rows.shared;
-    block_.R = window.R, block_.S_ = window.S;
-    block_.offset = offsets_.data(), block_.q_step = ring_.pixel_step();
-    block_.product = &p;
   }
 
   void run(int64_t task) {
-    const int64_t chunk = task % cut_.chunks, piece = task / cut_.chunks % cut_.pieces;
-    const int64_t strip = task / cut_.chunks / cut_.pieces % cut_.strips;
-    const int64_t n = task / cut_.chunks / cut_.pieces / cut_.strips;
-    const PixelGrid& grid = p_.source.grid;
-    const int64_t most = cut_.registers * kLanes, k = chunk * most;
-    const int64_t channels = smaller(most, p_.G * p_.K - k), j = piece * cut_.columns;
-    block_.channel = k, block_.registers = divide_up(channels, kLanes);
-    block_.last_lanes = channels - (block_.registers - 1) * kLanes;
-    block_.vectors = smaller(cut_.columns, grid.J - j);
-    block_.weight = weight_of(chunk);
-    if (p_.bias) copy_run(bias_.data(), p_.bias + k, 1, channels);
-    block_.bias = p_.bias ? bias_.data() : nullptr;
-    ring_.start(p_.source.data + n * p_.source.stride_n, k, channels, j);
-    to_ = p_.target.data + n * p_.target.stride_n + j * p_.target.stride_j + k * p_.target.stride_k;
-    const int64_t i = strip * cut_.rows, i_end = smaller(i + cut_.rows, grid.I);
-    if (p_.target.stride_k == 1)
-      for_each_block(i, i_end, [&](int64_t first, int64_t count) { sum_channels(first, count); });
-    else
-      sum_planes(i, i_end);
+    const int64_t chunk = task % cut_.chunks, strip = task / cut_.chunks % cut_.strips;
+    const int64_t n = task / cut_.chunks / cut_.strips;
+    first_ = chunk * cut_.registers, count_ = smaller(cut_.registers, cut_.all - first_);
+    set_weight(chunk);
+    const int64_t i = strip * cut_.rows, i_end = smaller(i + cut_.rows, p_.source.grid.I);
+    const S* image = p_.source.data + n * p_.source.stride_n;
+    S* to = p_.target.data + n * p_.target.stride_n + first_ * kLanes * p_.target.stride_k;
+    if (cut_.in_place) return sum_in_place(image, to, i, i_end);
+    fill_patch(image, i, i_end);
+    if constexpr (kSame<S, T>) {
+      if (sums_are_direct()) return sum_patch(to, p_.target.stride_i, p_.target.stride_j, p_.finish, i, i_end);
+    }
+    const int64_t pixel = count_ * kLanes, row = p_.source.grid.J * pixel;
+    const Finish<T>* const none = nullptr;
+    sum_patch(sums_.data() - i * row, row, pixel, none, i, i_end);
+    p_.target.stride_k == 1 ? store_pixels(to, i, i_end) : store_rows(to, i, i_end);
   }
 
  private:
-  // Calls block(i, count) for target rows i, i + rows_.spacing, ..., `count` of them.
-  template <class Block>
-  FASTCONV_INLINE void for_each_block(int64_t i, int64_t i_end, const Block& block) {
-    for (int64_t group = i; group < i_end; group += rows_.group())
-      for (int64_t first = group; first < smaller(group + rows_.spacing, i_end); ++first) {
-        const int64_t count = divide_up(i_end - first, rows_.spacing);
-        block(first, smaller(count, int64_t{kBlockRows}));
-      }
+  bool sums_are_direct() const {
+    return cut_.in_place || (kSame<S, T> && p_.target.stride_k == 1);
   }
 
-  void find_rows(int64_t i, int64_t count) {
-    for (int64_t k = 0; k < rows_.count(count); ++k)
-      from_.data()[k] = ring_.row(rows_.source_row(i, k));
+  // Register `index` of the task: its first channel, and how many it has. Where channels are read in
+  // place, the last one overlaps the one before instead of reaching behind the last channel.
+  FASTCONV_INLINE int64_t channel(int64_t index) const {
+    const int64_t k = (first_ + index) * kLanes;
+    return cut_.in_place ? smaller(k, cut_.channels - kLanes) : k;
+  }
+  FASTCONV_INLINE int64_t lanes(int64_t index) const {
+    return smaller(kLanes, cut_.channels - channel(index));
   }
 
-  void sum_channels(int64_t i, int64_t count) {
-    find_rows(i, count);
-    block_.raw = nullptr, block_.to = to_ + i * p_.target.stride_i;
-    block_.to_step = p_.target.stride_j, block_.to_row = rows_.spacing * p_.target.stride_i;
-    depthwise_block<true>(block_, count);
+  void set_weight(int64_t chunk) {
+    const int64_t size = window_.taps() * kLanes;
+    if (!has_weight_.data()[chunk])
+      for (int64_t b = 0; b < count_; ++b)
+        pack_depthwise_weight(p_, window_, channel(b), weight_.data() + (first_ + b) * size);
+    has_weight_.data()[chunk] = true;
+    for (int64_t b = 0; p_.bias && b < count_; ++b)
+      load_some(p_.bias + channel(b), lanes(b)).store(bias_.data() + b * kLanes);
   }
 
-  void sum_planes(int64_t i, int64_t i_end) {
-    const int64_t columns = block_.vectors;
-    block_.to_step = kLanes, block_.to_row = columns * kLanes;
-    const bool joined = p_.target.stride_i == columns * p_.target.stride_j;
-    if (cut_.sums_rows >= i_end - i) {
-      block_.to_row *= rows_.spacing;
-      for_each_block(i, i_end, [&](int64_t first, int64_t count) {
-        find_rows(first, count);
-        block_.raw = sums_.data() + (first - i) * columns * kLanes;
-        depthwise_block<true>(block_, count);
-      });
-      return store_rows(to_ + i * p_.target.stride_i, p_.target.stride_i, i_end - i, joined);
+  // Brings the source rows of target rows [i, i_end) into the patch, register by register.
+  void fill_patch(const S* image, int64_t i, int64_t i_end) {
+    const PixelSource<S>& source = p_.source;
+    const int64_t h = larger(i * source.step_h + window_.h, int64_t{0});
+    const int64_t last = (i_end - 1) * source.step_h + window_.h + (window_.R - 1) * window_.dilation_h;
+    const int64_t rows = larger(smaller(last + 1, source.H) - h, int64_t{0});
+    patch_row_ = h;
+    image += h * source.stride_h;
+    for (int64_t b = 0; b < count_; ++b) {
+      const int64_t k = channel(b), c = k / p_.K, count = (k + lanes(b) - 1) / p_.K - c + 1;
+      Vec<LaneIndex<T>> index = {};
+      for (int64_t l = 0; l < lanes(b); ++l)
+        index.raw[l] = static_cast<LaneIndex<T>>((k + l) / p_.K - c);
+      fill_register(image + c * source.stride_c, rows, count, patch_.data() + b * kLanes,
+                    [&](V v) { return p_.K == 1 ? v : permute(v, index); });
     }
-    for_each_block(i, i_end, [&](int64_t first, int64_t count) {
-      find_rows(first, count);
-      block_.raw = sums_.data();
-      depthwise_block<true>(block_, count);
-      store_rows(to_ + first * p_.target.stride_i, rows_.spacing * p_.target.stride_i, count,
-                 joined && rows_.spacing == 1);
-    });
   }
 
-  // Brings the sums of `count` rows, `between` apart, into planes; rows without gaps are one.
-  void store_rows(S* to, int64_t between, int64_t count, bool joined) const {
-    const int64_t columns = block_.vectors;
-    if (joined) return store_planes(to, sums_.data(), count * columns);
-    for (int64_t r = 0; r < count; ++r)
-      store_planes(to + r * between, sums_.data() + r * columns * kLanes, columns);
+  template <class Spread>
+  FASTCONV_INLINE void fill_register(const S* from, int64_t rows, int64_t channels, T* to,
+                                     const Spread& spread) const {
+    const PixelSource<S>& source = p_.source;
+    const int64_t pixel = count_ * kLanes;
+    const bool joined = source.stride_h == source.W * source.stride_w;
+    const int64_t runs = joined ? 1 : rows, length = joined ? rows * source.W : source.W;
+    for (int64_t run = 0; run < runs; ++run, from += source.stride_h, to += length * pixel) {
+      if (source.stride_c == 1)
+        for (int64_t m = 0; m < length; ++m)
+          spread(load_some_as_compute(from + m * source.stride_w, channels)).store(to + m * pixel);
+      else
+        transpose_planes(from, source.stride_w, source.stride_c, length, channels,
+                         [&](int64_t m, V v) { spread(v).store(to + m * pixel); });
+    }
   }
 
-  void store_planes(S* to, const T* sums, int64_t pixels) const {
+  // The part that rows share.
+  template <class E, class R>
+  ChannelSumsTask<E, R> task_of(const Finish<R>* finish) const {
+    ChannelSumsTask<E, R> task = {};
+    task.R = window_.R, task.S_ = window_.S;
+    task.step = columns_.step, task.dilation = columns_.dilation;
+    columns_.inside(0, p_.source.W, columns_.count(p_.source.grid.J), task.x_begin, task.x_end);
+    task.weight = weight_.data() + first_ * window_.taps() * kLanes;
+    task.bias = p_.bias ? bias_.data() : nullptr;
+    task.pixels = p_.source.grid.J, task.registers = count_;
+    task.last_lanes = lanes(count_ - 1);
+    task.finish = finish, task.channel = first_ * kLanes;
+    return task;
+  }
+
+  // Element x = 0 of row h is row_of(h), which is asked for rows inside alone.
+  template <class E, class RowOf>
+  void find_rows(int64_t i, const E** rows, const RowOf& row_of) const {
+    for (int64_t r = 0; r < window_.R; ++r) {
+      const int64_t h = i * p_.source.step_h + window_.h + r * window_.dilation_h;
+      rows[r] = h >= 0 && h < p_.source.H ? row_of(h) : nullptr;
+    }
+  }
+
+  void sum_in_place(const S* image, S* to, int64_t i, int64_t i_end) {
+    const PixelSource<S>& source = p_.source;
+    auto task = task_of<S, S>(p_.finish);
+    auto** rows = reinterpret_cast<const S**>(rows_.data());
+    task.rows = rows, task.pitch = columns_.unit * source.stride_w;
+    task.to_step = p_.target.stride_j;
+    task.last_shift = (first_ + count_ - 1) * kLanes - channel(count_ - 1);
+    task.stream = cut_.stream && reinterpret_cast<uintptr_t>(to) % 64 == 0;
+    image += first_ * kLanes + columns_.first * source.stride_w;
+    for (; i < i_end; ++i) {
+      find_rows(i, rows, [&](int64_t h) { return image + h * source.stride_h; });
+      task.to = to + i * p_.target.stride_i;
+      fetch_ahead(task, image, i);
+      channel_sums(task);
+    }
+  }
+
+  // The source rows that target row i + 1 reads but row i does not, and that row itself.
+  void fetch_ahead(ChannelSumsTask<S, S>& task, const S* image, int64_t i) const {
+    const PixelSource<S>& source = p_.source;
+    const int64_t turns = divide_up(task.pixels, int64_t{kTilePixels}) * task.registers;
+    const int64_t h = larger(i * source.step_h + window_.h + (window_.R - 1) * window_.dilation_h + 1, int64_t{0});
+    const int64_t rows = smaller(source.step_h, source.H - h);
+    image -= columns_.first * source.stride_w;
+    if (rows > 0 && i + 1 < source.grid.I)
+      task.next_source.start(image + h * source.stride_h, rows * source.stride_h * int64_t{sizeof(S)}, turns);
+    if (!task.stream && i + 1 < source.grid.I)
+      task.next_target.start(task.to + p_.target.stride_i, p_.target.stride_i * int64_t{sizeof(S)}, turns);
+  }
+
+  // To element (i, j, lane) of register b: i * to_row + j * to_step + b * kLanes.
+  void sum_patch(T* to, int64_t to_row, int64_t to_step, const Finish<T>* finish, int64_t i, int64_t i_end) {
+    const int64_t pixel = count_ * kLanes, row = p_.source.W * pixel;
+    auto task = task_of<T, T>(finish);
+    auto** rows = reinterpret_cast<const T**>(rows_.data());
+    task.rows = rows, task.pitch = columns_.unit * pixel, task.to_step = to_step;
+    const T* from = patch_.data() - patch_row_ * row + columns_.first * pixel;
+    for (; i < i_end; ++i) {
+      find_rows(i, rows, [&](int64_t h) { return from + h * row; });
+      task.to = to + i * to_row;
+      channel_sums(task);
+    }
+  }
+
+  // The sums of rows [i, i_end) into channels that are runs.
+  void store_pixels(S* to, int64_t i, int64_t i_end) const {
+    const T* sums = sums_.data();
+    for (; i < i_end; ++i)
+      for (int64_t j = 0; j < p_.source.grid.J; ++j)
+        for (int64_t b = 0; b < count_; ++b, sums += kLanes) {
+          S* at = to + i * p_.target.stride_i + j * p_.target.stride_j + b * kLanes;
+          const V sum = p_.finished(V::load(sums), channel(b), lanes(b), at);
+          store_some_from_compute(at, sum, lanes(b));
+        }
+  }
+
+  // The same into planes; rows without gaps are one.
+  void store_rows(S* to, int64_t i, int64_t i_end) const {
+    const Target<S>& target = p_.target;
+    const int64_t J = p_.source.grid.J;
+    const bool joined = target.stride_i == J * target.stride_j;
+    const int64_t pixels = joined ? (i_end - i) * J : J;
+    for (int64_t b = 0; b < count_; ++b) {
+      const T* sums = sums_.data() + b * kLanes;
+      for (int64_t row = i; row < i_end; row = joined ? i_end : row + 1) {
+        store_planes(to + row * target.stride_i + b * kLanes * target.stride_k, sums, pixels, b);
+        sums += pixels * count_ * kLanes;
+      }
+    }
+  }
+
+  void store_planes(S* to, const T* sums, int64_t pixels, int64_t b) const {
     const Target<S>& target = p_.target;
     const bool plain = target.stride_j == 1 && !p_.finish;
-    for (int64_t m = 0; m < pixels; m += kLanes, sums += kLanes * kLanes) {
+    const int64_t planes = lanes(b), pixel = count_ * kLanes;
+    for (int64_t m = 0; m < pixels; m += kLanes, sums += kLanes * pixel) {
       const int64_t count = smaller(pixels - m, kLanes);
       V block[V::kLanes];
 #pragma GCC unroll 16
-      for (int q = 0; q < kLanes; ++q)
-        block[q] = V::load(sums + (q < count ? q : 0) * kLanes);
+      for (int q = 0; q < kLanes; ++q) block[q] = V::load(sums + (q < count ? q : 0) * pixel);
       transpose(block);
       S* at = to + m * target.stride_j;
-      if (plain && count == kLanes && block_.last_lanes == kLanes) {
+      if (plain && count == kLanes && planes == kLanes) {
 #pragma GCC unroll 16
         for (int l = 0; l < kLanes; ++l) store_from_compute(at + l * target.stride_k, block[l]);
       } else if (plain) {
 #pragma GCC unroll 16
         for (int l = 0; l < kLanes; ++l)
-          if (l < block_.last_lanes)
-            store_some_from_compute(at + l * target.stride_k, block[l], count);
+          if (l < planes) store_some_from_compute(at + l * target.stride_k, block[l], count);
       } else {
         alignas(64) T some[kLanes][kLanes];
 #pragma GCC unroll 16
         for (int l = 0; l < kLanes; ++l) block[l].store(some[l]);
-        for (int64_t l = 0; l < block_.last_lanes; ++l)
-          p_.store_pixels(at + l * target.stride_k, some[l], count, block_.channel + l);
+        for (int64_t l = 0; l < planes; ++l)
+          p_.store_pixels(at + l * target.stride_k, some[l], count, channel(b) + l);
       }
     }
   }
 
-  const T* weight_of(int64_t chunk) {
-    const int64_t size = window_.taps() * kLanes;
-    T* weight = weight_.data() + chunk * cut_.registers * size;
-    if (!has_weight_.data()[chunk])
-      for (int64_t b = 0; b < block_.registers; ++b)
-        pack_depthwise_weight(p_, window_, block_.channel + b * kLanes, weight + b * size);
-    has_weight_.data()[chunk] = true;
-    return weight;
-  }
-
   const Product<S>& p_;
   const DepthwiseWindow& window_;
-  const DepthwiseRows& rows_;
+  DepthwiseColumns columns_;
   const ChannelCut& cut_;
-  DepthwiseChannelRows<S> ring_;
-  Scratch<T> memory_;
-  Scratch<int64_t> tags_;
-  Scratch<const T*> from_;
-  Scratch<int64_t> offsets_;
   Scratch<T> weight_;
   Scratch<bool> has_weight_;
-  Scratch<T> bias_, sums_;
-  DepthwiseBlock<S> block_;
-  S* to_ = nullptr;
+  Scratch<T> bias_, patch_, sums_;
+  Scratch<const void*> rows_;
+  int64_t first_ = 0, count_ = 0;  // registers of the task
+  int64_t patch_row_ = 0;          // the first source row of the patch
 };
 
 template <class S>
 void run(const Product<S>& p) {
   const DepthwiseWindow window(p.source);
-  const DepthwiseRows rows(window, p.source);
-  const DepthwiseColumns columns(window, p.source);
-  const ChannelCut cut(p, rows, columns);
-  const int64_t tasks = p.source.grid.N * cut.strips * cut.pieces * cut.chunks;
-  const int64_t work = cut.rows * cut.columns * cut.registers * (window.taps() + 8);
+  const ChannelCut cut(p, window);
+  const int64_t tasks = p.source.grid.N * cut.strips * cut.chunks;
+  const int64_t work = cut.rows * p.source.grid.J * cut.registers * (window.taps() + 8);
   parallel_for(tasks, (int64_t{1} << 12) / work + 1, [&](int64_t begin, int64_t end) {
-    ChannelWorker<S> worker(p, window, rows, columns, cut);
+    ChannelWorker<S> worker(p, window, cut);
     for (int64_t task = begin; task < end; ++task) worker.run(task);
   });
 }
