@@ -31,15 +31,27 @@ bool is_depthwise(const Product<S>& p) {
   return p.source.C == 1 && p.G > 1 && p.source.tap_count > 0;
 }
 
-// Rows of so few pixels leave lanes empty: more than it costs to transpose.
-constexpr int64_t kShortDepthwiseRow = 20;
+// Whether planes are better transposed, so that lanes are channels. In cycles per register of target
+// pixels (Zen 4, 2026-11): to transpose takes some for every pixel; lanes of pixels are partly empty,
+// and each row that is padded, and each phase of the stride that is split, takes its time.
+template <class S>
+bool transposing_pays(const Product<S>& p) {
+  constexpr int64_t kLanes = Vec<Compute<S>>::kLanes;
+  const PixelSource<S>& source = p.source;
+  const auto waste = [](int64_t count) {
+    return static_cast<double>(divide_up(count, kLanes) * kLanes) / static_cast<double>(count);
+  };
+  const double taps = static_cast<double>(source.tap_count), J = static_cast<double>(source.grid.J);
+  const double area = static_cast<double>(source.step_h * source.step_w);
+  const double channels = (taps + 6.5 * (area + 1) + 6) * waste(p.G * p.K);
+  const double pixels = taps * waste(source.grid.J) * (area > 1 ? 1.6 : 1.15) + 10 * area + 280 / J;
+  return channels < pixels;
+}
 
 template <class S>
 void run_depthwise(const Product<S>& p) {
   const bool channels = p.source.stride_c == 1 && p.target.stride_k == 1;
-  const bool transposed =
-      p.source.grid.J <= kShortDepthwiseRow && p.G * p.K >= Vec<Compute<S>>::kLanes / 2;
-  if (channels || transposed)
+  if (channels || transposing_pays(p))
     run_depthwise_channels(p);
   else
     run_depthwise_pixels(p);

@@ -12,23 +12,6 @@
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-// Memory that will be wanted soon, fetched line by line while something else is computed.
-struct FetchAhead {
-  const char* at = nullptr;
-  const char* end = nullptr;
-  int64_t bytes = 0;  // of one turn
-
-  // `turns` of them until it is wanted.
-  void start(const void* from, int64_t size, int64_t turns) {
-    at = static_cast<const char*>(from), end = at + size;
-    bytes = divide_up(size, 64 * turns) * 64;
-  }
-  FASTCONV_INLINE void fetch() {
-    const char* until = smaller(at + bytes, end);
-    for (; at < until; at += 64) __builtin_prefetch(at);
-  }
-};
-
 // Reads E, writes S; both compute in the same type.
 template <class E, class S>
 struct ChannelSumsTask {

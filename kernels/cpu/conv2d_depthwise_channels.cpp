@@ -11,7 +11,7 @@
 //   sums[i][j][register][kLanes]
 #include "conv2d_depthwise.h"
 #include "conv2d_depthwise_channel_sums.h"
-#include "conv2d_depthwise_rows.h"
+#include "conv2d_depthwise_planes.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
@@ -94,14 +94,15 @@ class ChannelWorker {
     for (int64_t c = 0; c < cut.chunks; ++c) has_weight_.data()[c] = false;
   }
 
-  void run(int64_t task) {
-    const int64_t chunk = task % cut_.chunks, strip = task / cut_.chunks % cut_.strips;
-    const int64_t n = task / cut_.chunks / cut_.strips;
+  // `last`: no task follows.
+  void run(int64_t task, bool last) {
+    const auto [n, chunk, i, i_end] = place_of(task);
+    next_ = last ? place_of(task) : place_of(task + 1);
     first_ = chunk * cut_.registers, count_ = smaller(cut_.registers, cut_.all - first_);
     set_weight(chunk);
-    const int64_t i = strip * cut_.rows, i_end = smaller(i + cut_.rows, p_.source.grid.I);
     const S* image = p_.source.data + n * p_.source.stride_n;
-    S* to = p_.target.data + n * p_.target.stride_n + first_ * kLanes * p_.target.stride_k;
+    S* const to = p_.target.data + n * p_.target.stride_n + first_ * kLanes * p_.target.stride_k;
+    to_ = to;
     if (cut_.in_place) return sum_in_place(image, to, i, i_end);
     fill_patch(image, i, i_end);
     if constexpr (kSame<S, T>) {
@@ -114,6 +115,16 @@ class ChannelWorker {
   }
 
  private:
+  struct Place {
+    int64_t n, chunk, i, i_end;
+  };
+
+  FASTCONV_INLINE Place place_of(int64_t task) const {
+    const int64_t strip = task / cut_.chunks % cut_.strips, i = strip * cut_.rows;
+    return {task / cut_.chunks / cut_.strips, task % cut_.chunks, i,
+            smaller(i + cut_.rows, p_.source.grid.I)};
+  }
+
   bool sums_are_direct() const {
     return cut_.in_place || (kSame<S, T> && p_.target.stride_k == 1);
   }
@@ -138,12 +149,23 @@ class ChannelWorker {
       load_some(p_.bias + channel(b), lanes(b)).store(bias_.data() + b * kLanes);
   }
 
+  struct SourceRows {
+    int64_t h, count;
+  };
+
+  // What target rows [i, i_end) read, inside.
+  FASTCONV_INLINE SourceRows rows_of(int64_t i, int64_t i_end) const {
+    const PixelSource<S>& source = p_.source;
+    const int64_t h = larger(i * source.step_h + window_.h, int64_t{0});
+    const int64_t last =
+        (i_end - 1) * source.step_h + window_.h + (window_.R - 1) * window_.dilation_h;
+    return {h, larger(smaller(last + 1, source.H) - h, int64_t{0})};
+  }
+
   // Brings the source rows of target rows [i, i_end) into the patch, register by register.
   void fill_patch(const S* image, int64_t i, int64_t i_end) {
     const PixelSource<S>& source = p_.source;
-    const int64_t h = larger(i * source.step_h + window_.h, int64_t{0});
-    const int64_t last = (i_end - 1) * source.step_h + window_.h + (window_.R - 1) * window_.dilation_h;
-    const int64_t rows = larger(smaller(last + 1, source.H) - h, int64_t{0});
+    const auto [h, rows] = rows_of(i, i_end);
     patch_row_ = h;
     image += h * source.stride_h;
     for (int64_t b = 0; b < count_; ++b) {
@@ -222,9 +244,28 @@ class ChannelWorker {
     const int64_t rows = smaller(source.step_h, source.H - h);
     image -= columns_.first * source.stride_w;
     if (rows > 0 && i + 1 < source.grid.I)
-      task.next_source.start(image + h * source.stride_h, rows * source.stride_h * int64_t{sizeof(S)}, turns);
+      task.next_source.start(image + h * source.stride_h, rows * source.stride_h * int64_t{sizeof(S)}, 0, 1, turns);
     if (!task.stream && i + 1 < source.grid.I)
-      task.next_target.start(task.to + p_.target.stride_i, p_.target.stride_i * int64_t{sizeof(S)}, turns);
+      task.next_target.start(task.to + p_.target.stride_i, p_.target.stride_i * int64_t{sizeof(S)}, 0, 1, turns);
+  }
+
+  // The planes that the next task reads and those that this one is about to write.
+  void fetch_planes(ChannelSumsTask<T, T>& task, int64_t i, int64_t i_end) const {
+    const PixelSource<S>& source = p_.source;
+    const Target<S>& target = p_.target;
+    constexpr int64_t kSize = sizeof(S);
+    const int64_t turns = (i_end - i) * divide_up(task.pixels, int64_t{kTilePixels}) * count_;
+    if (source.stride_c > 1 && source.stride_w == 1) {
+      const int64_t k = next_.chunk * cut_.registers * kLanes;
+      const int64_t planes = smaller(cut_.registers * kLanes, cut_.channels - k) / p_.K;
+      const auto [h, rows] = rows_of(next_.i, next_.i_end);
+      task.next_source.start(
+          source.data + next_.n * source.stride_n + k / p_.K * source.stride_c + h * source.stride_h,
+          rows * source.stride_h * kSize, source.stride_c * kSize, planes, turns);
+    }
+    if (target.stride_k > 1 && target.stride_j == 1)
+      task.next_target.start(to_ + i * target.stride_i, (i_end - i) * target.stride_i * kSize,
+                             target.stride_k * kSize, count_ * kLanes, turns);
   }
 
   // To element (i, j, lane) of register b: i * to_row + j * to_step + b * kLanes.
@@ -234,6 +275,7 @@ class ChannelWorker {
     auto** rows = reinterpret_cast<const T**>(rows_.data());
     task.rows = rows, task.pitch = columns_.unit * pixel, task.to_step = to_step;
     const T* from = patch_.data() - patch_row_ * row + columns_.first * pixel;
+    fetch_planes(task, i, i_end);
     for (; i < i_end; ++i) {
       find_rows(i, rows, [&](int64_t h) { return from + h * row; });
       task.to = to + i * to_row;
@@ -272,11 +314,13 @@ class ChannelWorker {
     const Target<S>& target = p_.target;
     const bool plain = target.stride_j == 1 && !p_.finish;
     const int64_t planes = lanes(b), pixel = count_ * kLanes;
-    for (int64_t m = 0; m < pixels; m += kLanes, sums += kLanes * pixel) {
-      const int64_t count = smaller(pixels - m, kLanes);
+    for (int64_t next = 0; next < pixels; next += kLanes) {
+      // The last block overlaps the one before instead of being partly empty.
+      const int64_t m = larger(smaller(next, pixels - kLanes), int64_t{0});
+      const int64_t count = smaller(pixels, kLanes);
       V block[V::kLanes];
 #pragma GCC unroll 16
-      for (int q = 0; q < kLanes; ++q) block[q] = V::load(sums + (q < count ? q : 0) * pixel);
+      for (int q = 0; q < kLanes; ++q) block[q] = V::load(sums + (m + (q < count ? q : 0)) * pixel);
       transpose(block);
       S* at = to + m * target.stride_j;
       if (plain && count == kLanes && planes == kLanes) {
@@ -304,6 +348,8 @@ class ChannelWorker {
   Scratch<bool> has_weight_;
   Scratch<T> bias_, patch_, sums_;
   Scratch<const void*> rows_;
+  Place next_ = {};                // of the next task
+  S* to_ = nullptr;                // the target's first pixel and channel of the task
   int64_t first_ = 0, count_ = 0;  // registers of the task
   int64_t patch_row_ = 0;          // the first source row of the patch
 };
@@ -316,7 +362,7 @@ void run(const Product<S>& p) {
   const int64_t work = cut.rows * p.source.grid.J * cut.registers * (window.taps() + 8);
   parallel_for(tasks, (int64_t{1} << 12) / work + 1, [&](int64_t begin, int64_t end) {
     ChannelWorker<S> worker(p, window, cut);
-    for (int64_t task = begin; task < end; ++task) worker.run(task);
+    for (int64_t task = begin; task < end; ++task) worker.run(task, task + 1 == end);
   });
 }
 

@@ -20,6 +20,33 @@ FASTCONV_INLINE int64_t common_divisor(int64_t a, int64_t b) {
   return a;
 }
 
+// Memory that will be wanted soon, fetched line by line while something else is computed.
+class FetchAhead {
+ public:
+  // `pieces` of `size` bytes, `apart` bytes from one to the next, in at most `turns`.
+  void start(const void* from, int64_t size, int64_t apart, int64_t pieces, int64_t turns) {
+    if (size == apart) size *= pieces, pieces = 1;
+    at_ = static_cast<const char*>(from), size_ = size;
+    end_ = at_ + size, gap_ = apart - size, pieces_ = pieces - 1;
+    lines_ = divide_up(pieces * divide_up(size, int64_t{64}), turns);
+  }
+  FASTCONV_INLINE void fetch() {
+    for (int64_t line = 0; line < lines_ && at_ < end_; ++line) {
+      __builtin_prefetch(at_);
+      at_ += 64;
+      if (at_ >= end_ && pieces_ > 0) {
+        at_ = end_ + gap_, end_ = at_ + size_;
+        --pieces_;
+      }
+    }
+  }
+
+ private:
+  const char* at_ = nullptr;
+  const char* end_ = nullptr;
+  int64_t size_ = 0, gap_ = 0, pieces_ = 0, lines_ = 0;
+};
+
 struct DepthwiseWindow {
   int64_t R, S;
   int64_t h, w;
