@@ -15,5 +15,5 @@ void max_pool2d_forward(const MaxPool2dShape& shape, const void* input, void* ou
 }  // namespace fastconv::cpu::FASTCONV_ISA
 
 FASTCONV_DISPATCH(max_pool2d_forward,
-                  (const MaxPool2dShape& shape, const void* input, void* output, int64_t* indices),
-                  (shape, input, output, indices))
+                  (const MaxPool2dShape& shape, const void* input, void* output, void* where),
+                  (shape, input, output, where))

@@ -1,110 +1,64 @@
-// max_pool2d, backward: scatters plane by plane into memory that only its task touches: no atomics,
-// and one order of additions.
-#include "../max_pool2d.h"
-#include "../parallel.h"
-#include "../scratch.h"
-#include "simd.h"
+// max_pool2d, backward: which of its ways is the shortest.
+//
+// max_pool2d_gather*.h add in each element of grad_input what the windows over it gave: where a few
+// windows hold each. max_pool2d_scatter.h adds each output's gradient to the element that it took.
+#include "max_pool2d_gather_channels.h"
+#include "max_pool2d_gather_flat.h"
+#include "max_pool2d_gather_pairs.h"
+#include "max_pool2d_gather_pixels.h"
+#include "max_pool2d_gather_planes.h"
+#include "max_pool2d_scatter.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 namespace {
 
-constexpr int64_t kPlaneBytes = int64_t{4}
-                                << 20;  // sums of the half types: a task's planes, in float32
+// Windows over an element, beyond which comparing them all takes longer than scattering (one core of
+// an EPYC of Zen 4, 2026-11: a gather of 25 takes 2.3 ns per element, a scatter 1.3 to 2).
+constexpr int64_t kMostGathered = 16;
 
-template <class S>
-struct Backward {
-  using T = Compute<S>;
-  const MaxPool2dShape& s;
-  const S* grad_output;
-  const int64_t* indices;
-  S* grad_input;
+// Whether `where` tells the window's taps, and few windows hold each element.
+bool is_gathered(const MaxPool2dShape& s) {
+  const Window2d& w = s.window;
+  if (w.R == 0 || w.R > kNoTap || w.S > kNoTap || w.R * w.S > kNoTap) return false;
+  const int64_t rows = (w.R + w.stride_h - 1) / w.stride_h;
+  const int64_t columns = (w.S + w.stride_w - 1) / w.stride_w;
+  return rows * columns <= kMostGathered;
+}
 
-  // Adds `count` gradients, each to its plane's sum: that of index h * W + w of lane l lies at
-  // (h * W + w) * pixel_stride + l * lane_stride.
-  FASTCONV_INLINE void scatter(const S* from, int64_t from_stride, const int64_t* at,
-                               int64_t at_stride, int64_t count, T* sums, int64_t pixel_stride,
-                               int64_t lane_stride) const {
-    const uint64_t plane = static_cast<uint64_t>(s.H * s.W);
-    for (int64_t l = 0; l < count; ++l) {
-      const int64_t index = at[l * at_stride];
-      if (static_cast<uint64_t>(index) < plane)
-        sums[index * pixel_stride + l * lane_stride] += to_compute(from[l * from_stride]);
-    }
-  }
-
-  // Channels [c, c_end) of image n, into sums[h * W + w][c]; a pixel's channels lie next to each
-  // other. Outputs in row-major order: of one channel a row at a time, else a pixel at a time.
-  void scatter_planes(int64_t n, int64_t c, int64_t c_end, T* sums, int64_t pixel_stride) const {
-    const int64_t channels = c_end - c;
-    if (pixel_stride == channels)
-      clear(sums, s.H * s.W * channels);
-    else
-      for (int64_t m = 0; m < s.H * s.W; ++m) clear(sums + m * pixel_stride, channels);
-    for (int64_t p = 0; p < s.P; ++p) {
-      const S* from = grad_output + n * s.output.s[0] + c * s.output.s[1] + p * s.output.s[2];
-      const int64_t* at = indices + n * s.indices.s[0] + c * s.indices.s[1] + p * s.indices.s[2];
-      if (channels > 1) {
-        for (int64_t q = 0; q < s.Q; ++q)
-          scatter(from + q * s.output.s[3], s.output.s[1], at + q * s.indices.s[3], s.indices.s[1],
-                  channels, sums, pixel_stride, 1);
-      } else if (s.output.s[3] == 1 && s.indices.s[3] == 1 && pixel_stride == 1) {
-        scatter(from, 1, at, 1, s.Q, sums, 1, 0);
-      } else {
-        scatter(from, s.output.s[3], at, s.indices.s[3], s.Q, sums, pixel_stride, 0);
-      }
-    }
-  }
-
-  FASTCONV_INLINE static void clear(T* p, int64_t count) {
-    __builtin_memset(p, 0, static_cast<unsigned long>(count) * sizeof(T));
-  }
-
-  void planes(int64_t n, int64_t c, int64_t c_end) const {
-    S* to = grad_input + n * s.input.s[0] + c * s.input.s[1];
-    const int64_t channels = c_end - c;
-    const bool dense = s.input.s[2] == s.W * s.input.s[3] && (channels == 1 || s.input.s[1] == 1);
-    if constexpr (kSame<S, T>)
-      if (dense) return scatter_planes(n, c, c_end, to, s.input.s[3]);
-    Scratch<T> sums(s.H * s.W * channels);
-    scatter_planes(n, c, c_end, sums.data(), channels);
-    for (int64_t h = 0; h < s.H; ++h)
-      for (int64_t w = 0; w < s.W; ++w)
-        for (int64_t i = 0; i < channels; ++i)
-          to[h * s.input.s[2] + w * s.input.s[3] + i * s.input.s[1]] =
-              from_compute<S>(sums.data()[(h * s.W + w) * channels + i]);
-  }
-
-  void run() const {
-    // Neighbouring channels share cache lines in NHWC: a task takes as many as one line holds.
-    int64_t block = 1;
-    if (s.input.s[1] == 1)
-      block =
-          larger(smaller(int64_t{16}, kPlaneBytes / (s.H * s.W * int64_t{sizeof(T)})), int64_t{1});
-    const int64_t blocks = (s.C + block - 1) / block;
-    const int64_t work = block * (s.P * s.Q + s.H * s.W);
-    parallel_for(s.N * blocks, (int64_t{1} << 14) / work + 1, [&](int64_t begin, int64_t end) {
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t c = task % blocks * block;
-        planes(task / blocks, c, smaller(c + block, s.C));
-      }
-    });
-  }
-};
+template <class S, class Where>
+void backward(const MaxPool2dShape& shape, const void* grad_output, const void* where,
+              void* grad_input) {
+  const S* from = static_cast<const S*>(grad_output);
+  const Where* at = static_cast<const Where*>(where);
+  S* to = static_cast<S*>(grad_input);
+  if (!is_gathered(shape)) return Scatter<S, Where>{shape, from, at, to}.run();
+  if (GatherPixels<S, Where>::serves(shape))
+    return GatherPixels<S, Where>{shape, from, at, to}.run();
+  if (GatherChannels<S, Where>::serves(shape))
+    return GatherChannels<S, Where>{shape, from, at, to}.run();
+  if (GatherPairs<S, Where>::serves(shape))
+    return GatherPairs<S, Where>{shape, from, at, to}.run();
+  if (GatherFlat<S, Where>::serves(shape))
+    return GatherFlat<S, Where>{shape, from, at, to}.run();
+  GatherPlanes<S, Where>{shape, from, at, to}.run();
+}
 
 }  // namespace
 
-void max_pool2d_backward(const MaxPool2dShape& shape, const void* grad_output,
-                         const int64_t* indices, void* grad_input) {
+void max_pool2d_backward(const MaxPool2dShape& shape, const void* grad_output, const void* where,
+                         void* grad_input) {
   with_storage_type(shape.dtype, [&](auto zero) {
     using S = decltype(zero);
-    Backward<S>{shape, static_cast<const S*>(grad_output), indices, static_cast<S*>(grad_input)}
-        .run();
+    if (shape.where == DType::kUInt8)
+      backward<S, uint8_t>(shape, grad_output, where, grad_input);
+    else
+      backward<S, int64_t>(shape, grad_output, where, grad_input);
   });
 }
 
 }  // namespace fastconv::cpu::FASTCONV_ISA
 
 FASTCONV_DISPATCH(max_pool2d_backward,
-                  (const MaxPool2dShape& shape, const void* grad_output, const int64_t* indices,
+                  (const MaxPool2dShape& shape, const void* grad_output, const void* where,
                    void* grad_input),
-                  (shape, grad_output, indices, grad_input))
+                  (shape, grad_output, where, grad_input))

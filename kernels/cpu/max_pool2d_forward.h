@@ -10,8 +10,7 @@
 namespace fastconv::cpu::FASTCONV_ISA {
 
 // max_pool2d_integers.cpp
-void max_pool2d_integers(const MaxPool2dShape& shape, const void* input, void* output,
-                         int64_t* indices);
+void max_pool2d_integers(const MaxPool2dShape& shape, const void* input, void* output, void* where);
 
 namespace {
 
@@ -55,13 +54,14 @@ void forward(const MaxPool2dShape& shape, const S* input, S* output, Where* wher
 }
 
 template <class S>
-void forward(const MaxPool2dShape& shape, const void* input, void* output, int64_t* indices) {
+void forward(const MaxPool2dShape& shape, const void* input, void* output, void* where) {
   const S* from = static_cast<const S*>(input);
   S* to = static_cast<S*>(output);
-  if (indices)
-    forward<S, int64_t>(shape, from, to, indices);
-  else
-    forward<S, void>(shape, from, to, nullptr);
+  if (where == nullptr) return forward<S, void>(shape, from, to, nullptr);
+  if constexpr (!std::is_integral_v<S>)  // taps serve the derivative
+    if (shape.where == DType::kUInt8)
+      return forward<S, uint8_t>(shape, from, to, static_cast<uint8_t*>(where));
+  forward<S, int64_t>(shape, from, to, static_cast<int64_t*>(where));
 }
 
 }  // namespace

@@ -15,11 +15,6 @@ FASTCONV_INLINE void write_index_parts(int64_t* to, Vec<Place> offsets, Vec<int6
     write_index_parts<kPart + 1>(to, offsets, base, step);
 }
 
-template <int... lane>
-FASTCONV_INLINE Vec<int64_t> progression(int64_t first, int64_t step, LaneList<lane...>) {
-  return {Vec<int64_t>::Raw{lane...} * step + first};
-}
-
 // Indices corner + l * step + offsets[l] of the first `count` lanes l.
 template <class Place>
 FASTCONV_INLINE void write_indices(int64_t* to, Vec<Place> offsets, int64_t count, int64_t corner,

@@ -158,7 +158,7 @@ struct Planes {
   // column inside is the one.
   FASTCONV_INLINE void write(const Memory& m, const Tile& t, int64_t p, int64_t q, int64_t count,
                              const Found& found) const {
-    L::store(values_at(m, t, p) + q, found.value, count);
+    store_first<L>(values_at(m, t, p) + q, found.value, count);
     if constexpr (kPlaces) {
       Vec<Place> column = found.column;
       if (m.first_tap) column = larger_of(column, Vec<Place>::load(m.first_tap + q));

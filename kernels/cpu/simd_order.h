@@ -79,6 +79,15 @@ FASTCONV_INLINE Vec<U> select(LaneMask<T> mask, Vec<U> a, Vec<U> b) {
 #endif
 }
 
+// Lanes in [0, bound).
+FASTCONV_INLINE LaneMask<int64_t> lanes_below(Vec<int64_t> v, int64_t bound) {
+#if defined(__AVX512F__)
+  return {_mm512_cmplt_epu64_mask((__m512i)v.raw, _mm512_set1_epi64(bound))};
+#else
+  return {(v.raw >= 0) & (v.raw < bound)};
+#endif
+}
+
 // The order of maxima: a NaN is larger than everything, of equal elements the left one is taken, of
 // several NaNs the right one.
 
@@ -214,6 +223,12 @@ FASTCONV_INLINE void store_range(T* p, Vec<T> v, LaneRange<T> range) {
 }
 
 // Lanes [kPart * n, kPart * n + n) of integers, as int64, n as many as fill a register.
+// first, first + step, ...
+template <int... lane>
+FASTCONV_INLINE Vec<int64_t> progression(int64_t first, int64_t step, LaneList<lane...>) {
+  return {Vec<int64_t>::Raw{lane...} * step + first};
+}
+
 template <int kPart, class T, int... lane>
 FASTCONV_INLINE Vec<int64_t> as_int64(Vec<T> v, LaneList<lane...>) {
   if constexpr (sizeof(T) == 8)
@@ -274,6 +289,17 @@ FASTCONV_INLINE Vec<T> every_other(Vec<T> a, Vec<T> b, LaneList<lane...>) {
 template <int kFirst, class T>
 FASTCONV_INLINE Vec<T> every_other(Vec<T> a, Vec<T> b) {
   return every_other<kFirst>(a, b, typename CountLanes<Vec<T>::kLanes>::List());
+}
+
+// Half kPart of a and b lane by lane: a0, b0, a1, b1, ...
+template <int kPart, class T, int... lane>
+FASTCONV_INLINE Vec<T> interleaved(Vec<T> a, Vec<T> b, LaneList<lane...>) {
+  constexpr int kLanes = Vec<T>::kLanes;
+  return shuffle<(lane / 2 + lane % 2 * kLanes + kPart * kLanes / 2)...>(a, b);
+}
+template <int kPart, class T>
+FASTCONV_INLINE Vec<T> interleaved(Vec<T> a, Vec<T> b) {
+  return interleaved<kPart>(a, b, typename CountLanes<Vec<T>::kLanes>::List());
 }
 
 }  // namespace fastconv::cpu::FASTCONV_ISA
