@@ -38,6 +38,7 @@ if HAS_TORCH or TYPE_CHECKING:
     from fastconv.nn import ConvTranspose2d as ConvTranspose2d
     from fastconv.nn import LPPool2d as LPPool2d
     from fastconv.nn import MaxPool2d as MaxPool2d
+    from fastconv.nn import MaxUnpool2d as MaxUnpool2d
 
 __all__ = [
     "__version__",
@@ -56,6 +57,7 @@ _MODULES = (
     "ConvTranspose2d",
     "LPPool2d",
     "MaxPool2d",
+    "MaxUnpool2d",
 )
 if HAS_TORCH:
     __all__ += [*_MODULES, "freeze", "thaw"]

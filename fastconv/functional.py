@@ -14,6 +14,7 @@ from numpy import ndarray
 from fastconv import _arrays, _backend
 from fastconv._arguments import conv2d_geometry, conv_transpose2d_geometry, max_pool2d_window
 from fastconv._average_pooling import adaptive_avg_pool2d, avg_pool2d, lp_pool2d
+from fastconv._max_unpooling import max_unpool2d
 from fastconv._torch_private import HAS_TORCH, torch
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "lp_pool2d",
     "max_pool2d",
     "max_pool2d_with_indices",
+    "max_unpool2d",
 ]
 
 # Bound once: looking names up is a tenth of what a call costs.
@@ -38,6 +40,7 @@ if HAS_TORCH:
     from fastconv.ops.conv_transpose2d import conv_transpose2d as _conv_transpose2d_op
     from fastconv.ops.max_pool2d import max_pool2d as _max_pool2d_op
     from fastconv.ops.max_pool2d import max_pool2d_with_indices as _max_pool2d_with_indices_op
+    from fastconv.ops.max_pool2d import max_pool2d_with_taps as _max_pool2d_with_taps_op
 
     _strided = torch.strided
     _is_grad_enabled = torch.is_grad_enabled
@@ -47,6 +50,7 @@ if HAS_TORCH:
     _conv_transpose2d = _conv_transpose2d_op.call
     _max_pool2d = _max_pool2d_op.call
     _max_pool2d_with_indices = _max_pool2d_with_indices_op.call
+    _max_pool2d_with_taps = _max_pool2d_with_taps_op.call
     _max_pool2d_dtypes = _max_pool2d_op.torch_dtypes
 elif not TYPE_CHECKING:
 
@@ -270,9 +274,9 @@ def max_pool2d(
             window = max_pool2d_window(
                 "max_pool2d", kernel_size, stride, padding, dilation, ceil_mode
             )
-        # In a compiled graph the op itself would have to look for the indices again.
+        # In a compiled graph the op itself would have to look for the places again.
         if _is_compiling() and input.requires_grad and _is_grad_enabled():
-            return _max_pool2d_with_indices(input, *window)[0]
+            return _max_pool2d_with_taps(input, *window)[0]
         return _max_pool2d(input, *window)
     core = _backend.array_core
     if core is not None and (type(input) is ndarray or _arrays.core_serves(input)):

@@ -313,24 +313,42 @@ int compare_max_pool2d(DType dtype) {
   fill(y, dtype, output.span, 8);
   add_special_values(x, dtype, input.span);
 
-  MaxPool2dShape shape{dtype,          n.N,           n.C, n.H, n.W, P, Q, w, input.strides,
-                       output.strides, output.strides};
-  const auto as_indices = [](void* p) { return static_cast<int64_t*>(p); };
+  MaxPool2dShape shape{dtype, DType::kInt64, n.N,           n.C,            n.H,           n.W,
+                       P,     Q,             w,   input.strides, output.strides, output.strides};
   int failures = compare("forward", dtype, output, [&](void* result) {
     cpu::max_pool2d_forward(shape, x.data(), result, nullptr);
   });
   failures += compare("forward with indices", dtype, output, [&](void* result) {
-    cpu::max_pool2d_forward(shape, x.data(), result, as_indices(indices.data()));
+    cpu::max_pool2d_forward(shape, x.data(), result, indices.data());
   });
   failures += compare("indices", DType::kInt64, output, [&](void* result) {
     const Guarded values(output.span * size, at_end);
-    cpu::max_pool2d_forward(shape, x.data(), values.data(), as_indices(result));
+    cpu::max_pool2d_forward(shape, x.data(), values.data(), result);
   });
   if (!is_floating(dtype)) return failures;
   const Layout grad = random_layout(n.N, n.C, n.H, n.W, false);
-  shape.input = grad.strides;
-  return failures + compare("backward", dtype, grad, [&](void* result) {
-           cpu::max_pool2d_backward(shape, y.data(), as_indices(indices.data()), result);
+  MaxPool2dShape backward = shape;
+  backward.input = grad.strides;
+  failures += compare("backward", dtype, grad, [&](void* result) {
+    cpu::max_pool2d_backward(backward, y.data(), indices.data(), result);
+  });
+  backward.window = Window2d{};
+  failures += compare("backward of any window", dtype, grad, [&](void* result) {
+    cpu::max_pool2d_backward(backward, y.data(), indices.data(), result);
+  });
+  if (w.R * w.S > 255) return failures;
+  shape.where = backward.where = DType::kUInt8;
+  backward.window = w;
+  const Guarded taps(output.span, at_end);
+  failures += compare("forward with taps", dtype, output, [&](void* result) {
+    cpu::max_pool2d_forward(shape, x.data(), result, taps.data());
+  });
+  failures += compare("taps", DType::kUInt8, output, [&](void* result) {
+    const Guarded values(output.span * size, at_end);
+    cpu::max_pool2d_forward(shape, x.data(), values.data(), result);
+  });
+  return failures + compare("backward from taps", dtype, grad, [&](void* result) {
+           cpu::max_pool2d_backward(backward, y.data(), taps.data(), result);
          });
 }
 

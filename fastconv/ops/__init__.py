@@ -10,6 +10,7 @@ from fastconv.ops import (
     conv2d_prepared,
     conv_transpose2d,
     max_pool2d,
+    max_unpool2d,
 )
 from fastconv.ops._define import register_flop_formulas
 
@@ -21,5 +22,6 @@ __all__ = [
     "conv2d_prepared",
     "conv_transpose2d",
     "max_pool2d",
+    "max_unpool2d",
     "register_flop_formulas",
 ]

@@ -12,6 +12,7 @@
 #include "kernels/avg_pool2d.h"
 #include "kernels/conv2d.h"
 #include "kernels/max_pool2d.h"
+#include "kernels/max_unpool2d.h"
 
 // What the rooms would call for tensors of the CPU.
 namespace fastconv::cpu {
@@ -31,8 +32,16 @@ void adaptive_avg_pool2d_forward(const AdaptiveAvgPool2dShape&, const void*, voi
 void adaptive_avg_pool2d_backward(const AdaptiveAvgPool2dShape&, const void*, void*) { refuse(); }
 void avg_pool2d_forward(const AvgPool2dShape&, const void*, void*) { refuse(); }
 void avg_pool2d_backward(const AvgPool2dShape&, const void*, void*) { refuse(); }
-void max_pool2d_forward(const MaxPool2dShape&, const void*, void*, int64_t*) { refuse(); }
-void max_pool2d_backward(const MaxPool2dShape&, const void*, const int64_t*, void*) { refuse(); }
+void max_pool2d_forward(const MaxPool2dShape&, const void*, void*, void*) { refuse(); }
+void max_pool2d_backward(const MaxPool2dShape&, const void*, const void*, void*) { refuse(); }
+void max_unpool2d_forward(const MaxUnpool2dShape&, const void*, const int64_t*, void*,
+                          MaxUnpool2dMistake*) {
+  refuse();
+}
+void max_unpool2d_backward(const MaxUnpool2dShape&, const void*, const int64_t*, void*,
+                           MaxUnpool2dMistake*) {
+  refuse();
+}
 }  // namespace fastconv::cpu
 
 namespace {

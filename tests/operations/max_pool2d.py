@@ -101,11 +101,12 @@ class MaxPool2d(Operation):
         if tensors["input"].is_floating_point():
             values, indices = self.witness(case, {"input": tensors["input"].detach()})
             grad = torch.ones_like(values).requires_grad_(tensors["input"].requires_grad)
-            calls["max_pool2d_backward"] = (
-                ops.max_pool2d_backward.default,
-                (grad, indices, case.input),
-                {},
-            )
+            window = {name: options[name] for name in ("kernel_size", "stride", "padding", "dilation")}
+            backward, taps = ops.max_pool2d_backward.default, ops.max_pool2d_with_taps.default
+            places = taps(tensors["input"].detach(), **options)[1]
+            calls["max_pool2d_with_taps"] = taps, (tensors["input"],), options
+            calls["max_pool2d_backward"] = backward, (grad, places, case.input), window
+            calls["max_pool2d_backward of any window"] = backward, (grad, indices, case.input), {}
         return calls
 
     def module_arguments(self, case):
