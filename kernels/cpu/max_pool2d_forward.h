@@ -1,9 +1,11 @@
 // max_pool2d, forward, of one storage type: which lanes, and which arrangement of them.
 //
-// max_pool2d_channels.h: lanes are channels. Else lanes are columns: max_pool2d_stream.h and
-// max_pool2d_taps.h find small windows in registers, max_pool2d_planes.h any in any layout.
+// max_pool2d_channels.h: lanes are channels. Else lanes are columns: max_pool2d_global.h pools whole
+// planes, max_pool2d_stream.h and max_pool2d_taps.h find small windows in registers,
+// max_pool2d_planes.h any in any layout.
 #pragma once
 #include "max_pool2d_channels.h"
+#include "max_pool2d_global.h"
 #include "max_pool2d_planes.h"
 #include "max_pool2d_taps.h"
 
@@ -44,6 +46,8 @@ void forward(const MaxPool2dShape& shape, const S* input, S* output, Where* wher
       return run_planes<PlainLanes<WideElement<S>>, S>(shape, input, output, where);
     if (Channels<Lanes, Where>::serves(shape))
       return Channels<Lanes, Where>{shape, input, output, where}.run();
+    if (GlobalPlanes<Lanes, Where>::serves(shape))
+      return GlobalPlanes<Lanes, Where>{shape, input, output, where}.run();
     if constexpr (!std::is_integral_v<S>) {
       using Small = std::conditional_t<kPlaces, TapPlanes<Lanes, Where>, StreamPlanes<Lanes>>;
       const Small small{shape, input, output, where};
