@@ -5,7 +5,7 @@ import types as python_types
 import numba.cuda.dispatcher
 from numba import cuda, types
 
-from fastconv.reference import conv2d_cuda, max_pool2d_cuda
+from fastconv.reference import _average_cuda, conv2d_cuda, max_pool2d_cuda
 
 KINDS = {
     "float32": types.float32,
@@ -31,6 +31,7 @@ def main() -> None:
     device = python_types.SimpleNamespace(compute_capability=CAPABILITY)
     numba.cuda.dispatcher.get_current_device = lambda: device
     geometry, window = (types.UniTuple(types.int64, count) for count in (7, 8))
+    axis = types.UniTuple(types.int64, 6)
     indices, sums = array(types.int64), array(types.float64, 3)
     for name, kind in KINDS.items():
         is_half, of = name.endswith("float16"), array(kind)
@@ -45,6 +46,8 @@ def main() -> None:
                 (conv2d_cuda._forward, (of, of, array(kind, 1), types.boolean, of, geometry)),
                 (conv2d_cuda._input_grad, (of, of, of, geometry)),
                 (conv2d_cuda._weight_grad, (of, of, of, geometry)),
+                (_average_cuda._means, (of, of, axis, axis, types.float64)),
+                (_average_cuda._shares, (of, of, axis, axis, types.float64)),
                 (max_pool2d_cuda._scatter, (of, indices, sums)),
                 (max_pool2d_cuda._round, (sums, of)),
             ]

@@ -11,6 +11,12 @@ void average(const Average& average, const void* read, void* written);
 void average_channels(const Average& average, const void* read, void* written);
 void average_rows(const Average& average, const void* read, void* written);
 
+// What can be done in a better way; false: nothing was done.
+bool average_halved_gradient(const Average& average, const void* read, void* written);
+bool average_planes(const Average& average, const void* read, void* written);
+bool average_small_windows(const Average& average, const void* read, void* written);
+bool average_wide_windows(const Average& average, const void* read, void* written);
+
 // sum / divisor, rounded once. Where a power of two divides, its reciprocal multiplies: the same
 // number, sooner.
 template <class T>

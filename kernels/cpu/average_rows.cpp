@@ -91,18 +91,37 @@ struct RowAverages {
   }
 
   void add_rows(const S* rows, int64_t count, int64_t length, T* to) const {
-    int64_t x = 0;
-    for (; x + 4 * kLanes <= length; x += 4 * kLanes) add_rows<4>(rows + x, count, to + x, kLanes);
-    for (; x + kLanes <= length; x += kLanes) add_rows<1>(rows + x, count, to + x, kLanes);
-    if (x < length) add_rows<1>(rows + x, count, to + x, length - x);
+    for (int64_t x = 0; x < length; x += 4 * kLanes) {
+      const int64_t rest = length - x, last = (rest - 1) % kLanes + 1;
+      if (rest >= 4 * kLanes)
+        add_rows<4>(rows + x, count, to + x, kLanes);
+      else if (rest > 3 * kLanes)
+        add_rows<4>(rows + x, count, to + x, last);
+      else if (rest > 2 * kLanes)
+        add_rows<3>(rows + x, count, to + x, last);
+      else if (rest > kLanes)
+        add_rows<2>(rows + x, count, to + x, last);
+      else
+        add_rows<1>(rows + x, count, to + x, last);
+    }
   }
 
   // The same where every term has a divisor of its own: that of its row times that of its column.
   void add_divided_rows(const S* rows, Span span, int64_t length, const T* divisors, T* to) const {
+    int64_t alike = span.begin < span.end ? count_at(g.rows, span.begin) : 1;  // 0: they differ
+    for (int64_t a = span.begin; a < span.end; ++a)
+      if (count_at(g.rows, a) != alike) alike = 0;
     for (int64_t x = 0; x < length; x += kLanes) {
       const int64_t lanes = smaller(kLanes, length - x);
       const Vec<T> of_columns = Vec<T>::load(divisors + x);
       Vec<T> sum = Vec<T>::zero();
+      if (alike) {
+        for (int64_t a = 0; a < span.end - span.begin; ++a)
+          sum = sum + load(rows + a * g.read.s[2] + x, lanes);
+        sum.raw /= (Vec<T>::broadcast(static_cast<T>(alike)) * of_columns).raw;
+        sum.store(to + x);
+        continue;
+      }
       for (int64_t a = span.begin; a < span.end; ++a) {
         const Vec<T> of_row = Vec<T>::broadcast(static_cast<T>(count_at(g.rows, a)));
         const Vec<T> term = load(rows + (a - span.begin) * g.read.s[2] + x, lanes);
@@ -326,7 +345,10 @@ void average_rows(const Average& average, const void* read, void* written) {
 void average(const Average& average, const void* read, void* written) {
   if (average.read.s[1] == 1 && average.written.s[1] == 1 && average.C > 1)
     average_channels(average, read, written);
-  else
+  else if (!average_planes(average, read, written) &&
+           !average_small_windows(average, read, written) &&
+           !average_wide_windows(average, read, written) &&
+           !average_halved_gradient(average, read, written))
     average_rows(average, read, written);
 }
 

@@ -1,4 +1,4 @@
-// Sums of neighbours in a line: result[i] = sum_{t < taps} line[i + t], of floats in L1.
+// Sums of neighbours in a line: result[i] = sum_{t < taps} line[i + t * unit], of floats in L1.
 //
 // Long windows are put together from sums of 4, 16, 64 ... neighbours, each level from the one
 // below. Nothing is ever subtracted: no digit is lost, and an infinity or NaN reaches those sums
@@ -54,14 +54,16 @@ FASTCONV_INLINE void add_lines(const T* const* lines, int count, int64_t n, T* t
 }
 
 // Returns the sums: `line` itself for one tap, else a line of `work`, whose window_lines(taps) lines
-// are `pitch` apart. All are taps + kLanes longer than n.
+// are `pitch` apart. All are taps * unit + kLanes longer than n. Neighbours are `unit` elements
+// apart.
 template <class T>
-inline const T* window_sums(const T* line, int64_t n, int64_t taps, T* work, int64_t pitch) {
+inline const T* window_sums(const T* line, int64_t n, int64_t taps, T* work, int64_t pitch,
+                            int64_t unit = 1) {
   if (taps == 1) return line;
   const T* terms[4 * kMostLevels];
   int count = 0;
   if (taps <= kDirectTaps) {
-    for (; count < taps; ++count) terms[count] = line + count;
+    for (; count < taps; ++count) terms[count] = line + count * unit;
     add_lines(terms, count, n, work);
     return work;
   }
@@ -71,15 +73,16 @@ inline const T* window_sums(const T* line, int64_t n, int64_t taps, T* work, int
   const T* levels[kMostLevels] = {line};
   int depth = 0;
   for (int64_t size = 1; size < top; size *= 4) {
-    const T* parts[4] = {level, level + size, level + 2 * size, level + 3 * size};
-    add_lines<4>(parts, n, work);
+    const int64_t step = size * unit;
+    const T* parts[4] = {level, level + step, level + 2 * step, level + 3 * step};
+    add_lines<4>(parts, n + (taps - 4 * size) * unit, work);
     levels[++depth] = level = work;
     work += pitch;
   }
   // The window: as many of the largest as it holds, then of the next
   int64_t offset = 0;
   for (int64_t size = top; depth >= 0; size /= 4, --depth)
-    for (; taps - offset >= size; offset += size) terms[count++] = levels[depth] + offset;
+    for (; taps - offset >= size; offset += size) terms[count++] = levels[depth] + offset * unit;
   add_lines(terms, count, n, work);
   return work;
 }

@@ -332,9 +332,13 @@ FASTCONV_INLINE Vec<Compute<S>> load_some_as_compute(const S* p, int64_t count) 
   if constexpr (kSame<S, Compute<S>>) {
     return load_some(p, count);
   } else {
+#if defined(__AVX512F__)
+    return widen((HalfRaw)_mm256_maskz_loadu_epi16((__mmask16)((1u << count) - 1), p), S{});
+#else
     HalfRaw halves = {};
     __builtin_memcpy(&halves, p, static_cast<unsigned long>(count) * sizeof(S));
     return widen(halves, S{});
+#endif
   }
 }
 
@@ -370,7 +374,11 @@ FASTCONV_INLINE void store_some_from_compute(S* p, Vec<Compute<S>> v, int64_t co
     store_some(p, v, count);
   } else {
     const HalfRaw halves = narrow(v, S{});
+#if defined(__AVX512F__)
+    _mm256_mask_storeu_epi16(p, (__mmask16)((1u << count) - 1), (__m256i)halves);
+#else
     __builtin_memcpy(p, &halves, static_cast<unsigned long>(count) * sizeof(S));
+#endif
   }
 }
 
