@@ -27,7 +27,9 @@
 #include "conv2d_algorithm.h"
 #include "conv2d_dense.h"
 #include "conv2d_depthwise.h"
+#include "conv2d_input_grad_depthwise.h"
 #include "conv2d_input_grad_few.h"
+#include "conv2d_input_grad_taps.h"
 #include "conv2d_prepare.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
@@ -206,10 +208,14 @@ void input_grad(const Conv2dShape& s, const S* grad_output, const S* weight, con
   Scratch<Compute<S>> widened_bias(bias ? s.C : 0);
   if (bias) copy_run(widened_bias.data(), bias, s.bias_stride, s.C);
   const Compute<S>* const start = bias ? widened_bias.data() : nullptr;
-  if constexpr (kSame<S, Compute<S>>) {
-    using Few = InputGradFew<S>;
-    if (forced_algorithm() == Conv2dAlgorithm::kCount && Few::is_possible(s))
-      return Few(s, grad_output, start, grad_input).run(weight);
+  if (forced_algorithm() == Conv2dAlgorithm::kCount) {
+    if constexpr (kSame<S, Compute<S>>)
+      if (InputGradFew<S>::is_possible(s))
+        return InputGradFew<S>(s, grad_output, start, grad_input).run(weight);
+    if (InputGradDepthwise<S>::pays(s))
+      return InputGradDepthwise<S>(s, grad_output, weight, start, grad_input).run();
+    if (InputGradTaps<S>::pays(s))
+      return InputGradTaps<S>(s, grad_output, weight, start, grad_input).run();
   }
   const int64_t phases_h = smaller(s.window.stride_h, s.H);
   const int64_t phases_w = smaller(s.window.stride_w, s.W);

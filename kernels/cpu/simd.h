@@ -122,6 +122,26 @@ FASTCONV_INLINE Vec<T> even_lanes(Vec<T> a, Vec<T> b) {
   return even_lanes(a, b, typename CountLanes<Vec<T>::kLanes>::List());
 }
 
+// Lanes of a and b in turn: the lower half of what comes of it, and the upper one.
+template <class T, int... lane>
+FASTCONV_INLINE void interleave_lanes(Vec<T> a, Vec<T> b, Vec<T>& low, Vec<T>& high,
+                                      LaneList<lane...>) {
+  constexpr int kLanes = Vec<T>::kLanes;
+#if defined(__clang__)
+#define FASTCONV_SHUFFLE(...) __builtin_shufflevector(a.raw, b.raw, __VA_ARGS__)
+#else
+  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+#define FASTCONV_SHUFFLE(...) __builtin_shuffle(a.raw, b.raw, typename Vec<Index>::Raw{__VA_ARGS__})
+#endif
+  low.raw = FASTCONV_SHUFFLE((lane / 2 + lane % 2 * kLanes)...);
+  high.raw = FASTCONV_SHUFFLE((kLanes / 2 + lane / 2 + lane % 2 * kLanes)...);
+#undef FASTCONV_SHUFFLE
+}
+template <class T>
+FASTCONV_INLINE void interleave_lanes(Vec<T> a, Vec<T> b, Vec<T>& low, Vec<T>& high) {
+  interleave_lanes(a, b, low, high, typename CountLanes<Vec<T>::kLanes>::List());
+}
+
 // The number of a lane, as wide as the lane.
 template <class T>
 using LaneIndex = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
