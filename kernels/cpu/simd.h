@@ -227,8 +227,8 @@ FASTCONV_INLINE void store_some(T* p, Vec<T> v, int64_t count) {
 }
 
 // half precision
-// Rounding is to nearest even; NaN stays NaN, quieted; subnormals are kept (hardware conversions to
-// bfloat16 flush them).
+// Rounding is to nearest even; NaN stays NaN, quieted; subnormals are kept (the hardware's conversion
+// to bfloat16 flushes them).
 
 constexpr int kHalfLanes = kVectorBytes / 4;  // as many halves as floats fit one register
 typedef uint16_t HalfRaw __attribute__((vector_size(kVectorBytes / 2), aligned(1), may_alias));
@@ -266,6 +266,11 @@ FASTCONV_INLINE Vec<float> widen(HalfRaw halves, BFloat16) {
 }
 
 FASTCONV_INLINE HalfRaw narrow(Vec<float> v, BFloat16) {
+#if defined(__AVX512BF16__)
+  constexpr int kSubnormal = 0x20;
+  if (__builtin_expect(!_mm512_fpclass_ps_mask(v.raw, kSubnormal), 1))
+    return (HalfRaw)_mm512_cvtneps_pbh(v.raw);
+#endif
   const WordRaw bits = (WordRaw)v.raw;
   const WordRaw rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const WordRaw quiet = (bits >> 16) | 0x40;
