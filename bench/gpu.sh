@@ -2,7 +2,7 @@
 # One command for a machine with a GPU and no network: build, laws, compute-sanitizer, benches, one report.
 #
 #   bench/gpu.sh                          every part, within 9 minutes
-#   bench/gpu.sh build laws               some parts: build laws sanitize bench:conv2d bench:max_pool2d bench:overhead
+#   bench/gpu.sh build laws               some of: build laws sanitize bench:{overhead,pool,conv_transpose2d,conv2d}
 #   bench/gpu.sh --dry-run                no GPU: build, collect the laws, rehearse the benches on tiny shapes
 #
 # A part that fails or runs out of time does not lose the others. Settings of the GPU are read, never changed.
@@ -31,7 +31,7 @@ total=530
 archs=90a-real
 pattern=
 dry=()
-all=(build laws sanitize bench:overhead bench:max_pool2d bench:conv2d)
+all=(build laws sanitize bench:overhead bench:pool bench:conv_transpose2d bench:conv2d)
 parts=()
 while (($#)); do
   case $1 in
@@ -133,7 +133,8 @@ budget() {
     laws) echo 100 ;;
     sanitize) echo 105 ;;
     bench:overhead) echo 30 ;;
-    bench:max_pool2d) echo 45 ;;
+    bench:pool) echo 50 ;;
+    bench:conv_transpose2d) echo 25 ;;
     *) echo "$total" ;;
   esac
 }

@@ -73,35 +73,35 @@ def _backward(package: Any, layer: Layer, arguments: tuple[Any, ...], grad: Tens
     return lambda: torch.autograd.grad(output, x, grad, retain_graph=True)
 
 
-def _bytes(row: Row, x: Tensor, output: Tensor) -> int:
+def _bytes(layer: Layer, what: str, x: Tensor, output: Tensor) -> int:
     """Return what must be moved: each element of input, output and indices once.
 
     Backward needs to know which element was taken: a byte of each output is enough.
     """
     moved = (x.numel() + output.numel()) * x.element_size()
-    is_max = row.layer.startswith("max")
-    extra = {"forward": 0, "indices": 8, "backward": int(is_max)}[row.what]
+    extra = {"forward": 0, "indices": 8, "backward": int("max" in layer.op)}[what]
     return int(moved + extra * output.numel())
 
 
-def make_runners(row: Row) -> tuple[dict[str, Answer], Callable[[], Sequence[Tensor]], int]:
+def make_runners(
+    layer: Layer, what: str, batch: int, dtype: torch.dtype, layout: str
+) -> tuple[dict[str, Answer], Answer, int]:
     """Return the calls by name, the truth in float64, and the bytes that a call must move."""
-    layer = LAYERS[row.layer]
-    x = layer.tensor(row.batch, row.torch_dtype, row.layout)
+    x = layer.tensor(batch, dtype, layout)
     others = INPUTS.get(layer.op, lambda layer, x: ())(layer, x)
     packages = {"torch": F, "fastconv": FC}
     with torch.inference_mode():
         output = getattr(F, layer.op)(x, *others, **layer.kwargs)
-    moved = _bytes(row, x, output)
-    if row.what == "backward":
-        grad = torch.randn(output.shape).to(row.torch_dtype)
-        grad = grad.contiguous(memory_format=LAYOUTS[row.layout])
+    moved = _bytes(layer, what, x, output)
+    if what == "backward":
+        grad = torch.randn(output.shape).to(dtype)
+        grad = grad.contiguous(memory_format=LAYOUTS[layout])
         runners = {
             name: _backward(package, layer, (x, *others), grad)
             for name, package in packages.items()
         }
         return runners, _backward(F, layer, (x.double(), *others), grad.double()), moved
-    indices = row.what == "indices"
+    indices = what == "indices"
     runners = {
         name: _forward(package, layer, (x, *others), indices) for name, package in packages.items()
     }
@@ -110,8 +110,8 @@ def make_runners(row: Row) -> tuple[dict[str, Answer], Callable[[], Sequence[Ten
 
 def check(row: Row, answer: Sequence[Tensor], truth: Sequence[Tensor]) -> str:
     """Return what is wrong with an answer of ours; nothing if it is right."""
-    options = LAYERS[row.layer].kwargs
-    length = int(options.get("kernel_size", 1)) ** 2 if row.what == "backward" else 1
+    layer = LAYERS[row.layer]
+    length = 1 if row.what != "backward" and "max" in layer.op else layer.window_elements
     try:
         assert_close(answer[0], truth[0], reduction_length=length, context="values")
         for mine, true in zip(answer[1:], truth[1:], strict=True):
@@ -123,7 +123,8 @@ def check(row: Row, answer: Sequence[Tensor], truth: Sequence[Tensor]) -> str:
 
 def measure(row: Row, budget: float, roof: Roof) -> Result:
     """Check and time one row."""
-    runners, truth, moved = make_runners(row)
+    layer, kind = LAYERS[row.layer], (row.batch, row.torch_dtype, row.layout)
+    runners, truth, moved = make_runners(layer, row.what, *kind)
     wrong = check(row, runners["fastconv"](), truth())
     timings: dict[str, Timing] = race(runners, budget=budget, rounds=ROUNDS)
     gb_s = 1e-9 * moved / timings["fastconv"].median

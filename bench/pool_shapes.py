@@ -6,6 +6,7 @@ than the image (max_unpool2d: the indices), a line in `pool_race.INPUTS` makes t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +47,14 @@ class Layer:
         """Return the options as keyword arguments."""
         return dict(self.options)
 
+    @property
+    def window_elements(self) -> int:
+        """Return how many elements of the input the largest window holds."""
+        options = self.kwargs
+        if "kernel_size" in options:
+            return int(options["kernel_size"]) ** 2
+        return math.prod(-(-size // options["output_size"]) + 1 for size in self.size)
+
     def tensor(self, batch: int, dtype: torch.dtype, layout: str) -> Tensor:
         """Return an input [N, C, H, W]; a third is zero, as behind a ReLU of sparse maps."""
         torch.manual_seed(0)
@@ -66,7 +75,7 @@ def _window(kernel: int, stride: int | None = None, **others: Any) -> dict[str, 
     return chosen | others
 
 
-_MAX = "max_pool2d"
+_MAX, _AVG, _ADAPTIVE = "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"
 LAYERS = {
     layer.name: layer
     for layer in (
@@ -95,6 +104,38 @@ LAYERS = {
         ),
         *_layers(_MAX, "yolo_spp", *((512, 13, _window(k, 1, padding=k // 2)) for k in (5, 9, 13))),
         *_layers(_MAX, "yolo_sppf", (256, 20, _window(5, 1, padding=2))),
+        *_layers(_AVG, "densenet121", *((c, size, _window(2)) for c, size in
+                                        ((128, 56), (256, 28), (512, 14)))),
+        *_layers(
+            _AVG,
+            "inception_v3",
+            *((c, size, _window(3, 1, padding=1)) for c, size in
+              ((192, 35), (768, 17), (1280, 8), (2048, 8))),
+            (768, 17, _window(3, 1, padding=1, count_include_pad=False)),
+        ),
+        *_layers(_AVG, "shufflenet", *((c, size, _window(3, 2, padding=1)) for c, size in
+                                       ((24, 56), (240, 28), (480, 14)))),
+        *_layers(
+            _AVG,
+            "resnet50d",
+            *((c, size, _window(2, 2, ceil_mode=True, count_include_pad=False)) for c, size in
+              ((256, 56), (512, 28), (1024, 14))),
+        ),
+        *_layers(_AVG, "downsampling", (64, 224, _window(2)), (64, 112, _window(3, 2))),
+        *_layers(_AVG, "global", (2048, 7, _window(7)), (2048, 8, _window(8))),
+        *_layers(_AVG, "spp", *((512, 13, _window(k, 1, padding=k // 2)) for k in (5, 9, 13))),
+        *_layers(_AVG, "box filter", (64, 56, _window(5, 1, padding=2)),
+                 (3, 512, _window(31, 1, padding=15)), (3, 256, _window(11, 1))),
+        *_layers(
+            _ADAPTIVE,
+            "global",
+            *((c, size, {"output_size": 1}) for c, size in
+              ((2048, 7), (1280, 7), (2048, 8), (672, 14), (240, 28), (144, 56), (32, 112))),
+        ),
+        *_layers(_ADAPTIVE, "alexnet", (256, 6, {"output_size": 6}), (256, 13, {"output_size": 6})),
+        *_layers(_ADAPTIVE, "vgg16", (512, 7, {"output_size": 7}), (512, 14, {"output_size": 7})),
+        *_layers(_ADAPTIVE, "pspnet",
+                 *((2048, 60, {"output_size": bins}) for bins in (1, 2, 3, 6))),
     )
 }  # fmt: skip
 
@@ -143,26 +184,42 @@ def of(op: str) -> Callable[[Layer], bool]:
     return lambda layer: layer.op == op
 
 
-def _is_wide(layer: Layer) -> bool:
-    """A window of 5 and more that moves by one: many windows hold each element."""
-    options = layer.kwargs
-    return layer.op == _MAX and options["kernel_size"] >= 5 and options["stride"] == 1
+def wide(op: str) -> Callable[[Layer], bool]:
+    """Return whether a layer of the operation has a window of 5 and more that moves by one: many
+    windows hold each element.
+    """
+
+    def is_wide(layer: Layer) -> bool:
+        options = layer.kwargs
+        return layer.op == op and options["kernel_size"] >= 5 and options["stride"] == 1
+
+    return is_wide
 
 
-def _is_narrow(layer: Layer) -> bool:
-    return layer.op == _MAX and not _is_wide(layer)
+def narrow(op: str) -> Callable[[Layer], bool]:
+    """Return whether a layer of the operation has another window."""
+    is_wide = wide(op)
+    return lambda layer: layer.op == op and not is_wide(layer)
 
 
+_FORWARD: dict[str, Target] = {"nchw": (10, 2.5), "channels_last": (1.8, 1.0)}
+_WIDE: dict[str, Target] = {"nchw": (30, 10)}
+_BACKWARD: dict[str, Target] = {"nchw": (3, 1.0), "channels_last": (2, 1.0)}
 FAMILIES = {
     family.name: family
     for family in (
-        Family("max", "max_pool2d", "forward", _is_narrow,
-               targets={"nchw": (10, 2.5), "channels_last": (1.8, 1.0)}),
-        Family("max-wide", "max_pool2d, window >= 5, stride 1", "forward", _is_wide,
-               targets={"nchw": (30, 10), "channels_last": (1.8, 1.0)}),
-        Family("max-backward", "max_pool2d backward", "backward", of(_MAX),
-               targets={"nchw": (3, 1.0), "channels_last": (2, 1.0)}),
+        Family("max", "max_pool2d", "forward", narrow(_MAX), targets=_FORWARD),
+        Family("max-wide", "max_pool2d, window >= 5, stride 1", "forward", wide(_MAX),
+               targets=_FORWARD | _WIDE),
+        Family("max-backward", "max_pool2d backward", "backward", of(_MAX), targets=_BACKWARD),
         Family("max-indices", "max_pool2d with indices", "indices", of(_MAX)),
+        Family("avg", "avg_pool2d", "forward", narrow(_AVG), targets=_FORWARD),
+        Family("avg-wide", "avg_pool2d, window >= 5, stride 1", "forward", wide(_AVG),
+               targets=_FORWARD | _WIDE),
+        Family("avg-backward", "avg_pool2d backward", "backward", of(_AVG), targets=_BACKWARD),
+        Family("adaptive-avg", "adaptive_avg_pool2d", "forward", of(_ADAPTIVE), targets=_FORWARD),
+        Family("adaptive-avg-backward", "adaptive_avg_pool2d backward", "backward", of(_ADAPTIVE),
+               targets=_BACKWARD),
         Family("max-other", "max_pool2d, float16 and float64", "forward", of(_MAX),
                dtypes=("float16", "float64")),
     )

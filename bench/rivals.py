@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 import fastconv.functional as FC
 from bench.interleave import Runner
-from bench.shapes import ConvLayer, PoolLayer
+from bench.shapes import ConvLayer, PoolLayer, TransposedLayer
 
 OURS = "fastconv"
 POOL_PAUSE = 3e-3  # seconds; for rivals that own a thread pool, see interleave.race
@@ -100,6 +100,28 @@ def conv2d_backward(
         OURS: _inference(ours, *args, **pair, groups=layer.groups),
         "torch": _inference(lambda: theirs(grad, x, w, None, *fixed)[mask.index(True)]),
     }
+
+
+def conv_transpose2d_forward(
+    layer: TransposedLayer, x: Tensor, w: Tensor, b: Tensor | None
+) -> dict[str, Runner]:
+    """Return the forward runners by name."""
+    return {
+        OURS: _inference(FC.conv_transpose2d, x, w, b, **layer.options),
+        "torch": _inference(F.conv_transpose2d, x, w, b, **layer.options),
+    }
+
+
+def conv_transpose2d_training(
+    layer: TransposedLayer, x: Tensor, w: Tensor, b: Tensor | None, grad: Tensor
+) -> dict[str, Runner]:
+    """Return the runners of a step: the forward pass and all gradients, through autograd."""
+    leaves = [tensor.requires_grad_() for tensor in (x, w, b) if tensor is not None]
+
+    def step(function: Callable[..., Tensor]) -> Runner:
+        return lambda: torch.autograd.grad(function(x, w, b, **layer.options), leaves, grad)
+
+    return {OURS: step(FC.conv_transpose2d), "torch": step(F.conv_transpose2d)}
 
 
 def max_pool2d_backward(

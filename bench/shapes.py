@@ -85,6 +85,68 @@ class ConvLayer:
 
 
 @dataclass(frozen=True)
+class TransposedLayer:
+    """A transposed convolution C -> K with a square window on a square image."""
+
+    net: str
+    C: int
+    K: int
+    size: int
+    window: int
+    stride: int
+    padding: int = 0
+    output_padding: int = 0
+    groups: int = 1
+    bias: bool = False
+    quick: bool = False
+
+    @property
+    def name(self) -> str:
+        """Return a short name such as `dcgan 64->3 4x4 s2 @32`."""
+        groups = f" g{self.groups}" if self.groups > 1 else ""
+        window = f"{self.window}x{self.window} s{self.stride}{groups}"
+        return f"{self.net} {self.C}->{self.K} {window} @{self.size}"
+
+    @property
+    def out_size(self) -> int:
+        """Return the output's height and width."""
+        reach = (self.size - 1) * self.stride + self.window
+        return reach - 2 * self.padding + self.output_padding
+
+    @property
+    def reduction_length(self) -> int:
+        """Return how many products one output element sums at most."""
+        return self.C // self.groups * (-(-self.window // self.stride)) ** 2
+
+    @property
+    def options(self) -> dict[str, int]:
+        """Return the keyword arguments that torch and fastconv share."""
+        names = ("stride", "padding", "output_padding", "groups")
+        return {name: getattr(self, name) for name in names}
+
+    def flops(self, batch: int) -> float:
+        """Return the floating-point operations of one pass; those that padding cuts count."""
+        return 2.0 * batch * self.C * self.size**2 * self.K // self.groups * self.window**2
+
+    def bytes(self, batch: int, dtype: torch.dtype) -> float:
+        """Return the bytes of input, weight and output, each moved once."""
+        maps = batch * (self.C * self.size**2 + self.K * self.out_size**2)
+        return float(dtype.itemsize * (maps + self.C * self.K // self.groups * self.window**2))
+
+    def tensors(
+        self, batch: int, dtype: torch.dtype, layout: str
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return input [N, C, H, W], weight [C, K/G, R, S] and bias [K]; outputs are near 1."""
+        torch.manual_seed(0)
+        x = torch.randn(batch, self.C, self.size, self.size)
+        w = torch.randn(self.C, self.K // self.groups, self.window, self.window)
+        w = w / self.reduction_length**0.5
+        b = torch.randn(self.K).to(dtype) if self.bias else None
+        x, w = (tensor.to(dtype).contiguous(memory_format=LAYOUTS[layout]) for tensor in (x, w))
+        return x, w, b
+
+
+@dataclass(frozen=True)
 class PoolLayer:
     """A max pooling with a square window on a square image."""
 
@@ -237,6 +299,33 @@ CONV_LAYERS = {
             bias=True,
         ),
     ]
+}
+
+TRANSPOSED_LAYERS = {
+    layer.name: layer
+    for layer in (
+        # A generator of images of 64x64; what grows a vector to 4x4 is a linear layer.
+        TransposedLayer("dcgan", 1024, 512, 4, 4, 2, 1),
+        TransposedLayer("dcgan", 512, 256, 8, 4, 2, 1),
+        TransposedLayer("dcgan", 256, 128, 16, 4, 2, 1, quick=True),
+        TransposedLayer("dcgan", 128, 64, 32, 4, 2, 1),
+        TransposedLayer("dcgan", 64, 3, 32, 4, 2, 1, bias=True),
+        # Windows that do not overlap.
+        TransposedLayer("unet", 1024, 512, 28, 2, 2, bias=True),
+        TransposedLayer("unet", 512, 256, 56, 2, 2, bias=True, quick=True),
+        TransposedLayer("unet", 256, 128, 112, 2, 2, bias=True),
+        TransposedLayer("unet", 128, 64, 224, 2, 2, bias=True),
+        # Segmentation and keypoints: learned upsampling, and the bilinear one of every class.
+        TransposedLayer("heads", 256, 256, 14, 4, 2, 1),
+        TransposedLayer("heads", 256, 256, 28, 4, 2, 1),
+        TransposedLayer("fcn", 21, 21, 16, 4, 2, 1, bias=True),
+        TransposedLayer("fcn", 21, 21, 32, 16, 8, 4, groups=21, quick=True),
+        TransposedLayer("fcn", 64, 64, 28, 4, 2, 1, groups=64),
+        # Decoders whose windows overlap by a pixel.
+        TransposedLayer("decoder", 256, 128, 28, 3, 2, 1, 1, bias=True),
+        TransposedLayer("decoder", 128, 64, 56, 3, 2, 1, 1, bias=True),
+        TransposedLayer("decoder", 64, 32, 112, 3, 2, 1, 1, bias=True),
+    )
 }
 
 POOL_LAYERS = {

@@ -1,7 +1,7 @@
 """Law: what fills up a pair, a panel or a strip of conv2d takes no part in a sum.
 
-A zero that meets an infinity is a NaN, and what lies behind the last channel or the last pixel may be
-anything: so one value that is not finite shows every product that should not be there.
+A zero that meets an infinity is a NaN, and what lies behind the last channel or the last pixel may
+be anything: so one value that is not finite shows every product that should not be there.
 """
 
 import native
@@ -33,7 +33,7 @@ VIEWS = {
 
 
 def _among_infinities(x, axis):
-    """The same values in channels_last memory, an infinity before and two behind them on an axis."""
+    """The same values in channels_last memory, on an axis an infinity before, two behind them."""
     shape = list(x.shape)
     shape[axis] += 3
     wide = torch.full(shape, torch.inf, dtype=x.dtype).contiguous(memory_format=torch.channels_last)
@@ -51,7 +51,7 @@ def algorithm(request):
 
 
 def check(output, truth, length):
-    """Where the truth is finite the result is right, elsewhere it is infinite or NaN like the truth."""
+    """Where the truth is finite the result is right; elsewhere it is infinite or NaN like it."""
     expected = truth.to(output.dtype)
     assert torch.equal(output.isnan(), expected.isnan())
     assert torch.equal(output.isinf(), expected.isinf())
@@ -87,7 +87,5 @@ def test_nothing_but_the_window_is_in_a_sum(algorithm, case, view, dtype):
         grad = torch.randn(output.shape).to(dtype)
         grad[0, -1, 0, 0] = torch.inf
         output = torch.ops.fastconv.conv2d_input_grad(grad, weight, image.shape, **options)
-        truth = torch.nn.grad.conv2d_input(
-            image.shape, weight.double(), grad.double(), **options
-        )
+        truth = torch.nn.grad.conv2d_input(image.shape, weight.double(), grad.double(), **options)
         check(output, truth, 3 * weight[:, 0].numel())

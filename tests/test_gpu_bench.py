@@ -11,7 +11,8 @@ import native
 import pytest
 
 SCRIPT = Path(__file__).resolve().parent.parent / "bench/gpu.sh"
-PARTS = ("laws", "sanitize", "bench:overhead", "bench:max_pool2d", "bench:conv2d")
+FAMILIES = ("pool", "conv_transpose2d", "conv2d")
+PARTS = ("laws", "sanitize", "bench:overhead", *(f"bench:{family}" for family in FAMILIES))
 
 
 def walk(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
@@ -44,7 +45,7 @@ def test_every_part_is_rehearsed(tmp_path):
     assert states(tmp_path) == dict.fromkeys(PARTS, "not yet run")
     assert "dry run: nothing is recorded" in ran.stdout
     assert not list((tmp_path / "out").iterdir()), "no figure is ever guessed"
-    for name in ("conv2d", "max_pool2d"):
+    for name in FAMILIES:
         record = json.loads((tmp_path / f"work/bench-{name}.json").read_text())
         assert record["failed"] == 0
         assert record["rows"]

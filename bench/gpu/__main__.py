@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench.gpu import bench, machine, report, small_calls
+from bench.gpu import bench, machine, report, rows, small_calls
 
 
 def _keep(path: Path, record: dict) -> None:
@@ -23,7 +23,7 @@ def main() -> int:
     """Run one part, or report on all; returns 1 where something was wrong."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu")
     parser.add_argument("part", choices=["check", "sanitize", "bench", "report"])
-    parser.add_argument("operation", nargs="?", choices=["conv2d", "max_pool2d", "overhead"])
+    parser.add_argument("family", nargs="?", choices=[*rows.FAMILIES, "overhead"])
     parser.add_argument("--work", type=Path, help="where parts leave their records")
     parser.add_argument("--out", type=Path, help="where the report goes")
     parser.add_argument("--seconds", type=float, default=60.0)
@@ -47,15 +47,15 @@ def main() -> int:
     if options.part == "sanitize":
         small_calls.run_all(device, options.seconds)
     if options.part == "bench":
-        path = options.work / f"bench-{options.operation}.json"
+        path = options.work / f"bench-{options.family}.json"
 
         def keep(record: dict) -> None:
             _keep(path, record)
 
-        if options.operation == "overhead":
+        if options.family == "overhead":
             record = bench.run_overhead(device, deadline, options.k, keep)
         else:
-            record = bench.run_rows(options.operation, device, deadline, options.k, keep)
+            record = bench.run_rows(options.family, device, deadline, options.k, keep)
         keep(record)
         return int(record["failed"] > 0)
     return 0

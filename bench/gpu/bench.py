@@ -1,4 +1,4 @@
-"""Check, then time: the rows of one operation, or the cost of a call, until the time is spent."""
+"""Check, then time: the rows of one family, or the cost of a call, until the time is spent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bench import rivals
-from bench.gpu import machine, rows
+from bench.gpu import duels, machine, rows
 from bench.gpu.timing import Timer, device_timer, host_timer, race
 from bench.interleave import Arena, Contest, Runner, Timing
 
@@ -40,14 +40,14 @@ def measure(row: rows.Row, device: str, timer: Timer, roof: Record, **how: Any) 
     """Fill one row: an answer that is wrong has an error, not a time."""
     machine.set_tf32(False)
     torch.backends.cudnn.benchmark = False  # for the truth: a search costs more than it
-    duel = rows.make_duel(row, device)
+    duel = row.duel(device)
     torch.backends.cudnn.benchmark = True
     machine.set_tf32(rows.MODES[row.mode][1])
-    record: Record = {"row": row.name, "quick": row.layer.quick}
+    record: Record = {"row": row.name, "quick": row.is_quick}
     sound: dict[str, Runner] = {}
     for name, run in duel.runners.items():
         try:
-            record[name] = {"error_norm": duel.check(name, row, run())}
+            record[name] = {"error_norm": row.check(duel, name, run())}
             sound[name] = run
         except Exception as error:  # whatever a rival raises is its own
             record[name] = {"failed": _words(error)}
@@ -55,10 +55,12 @@ def measure(row: rows.Row, device: str, timer: Timer, roof: Record, **how: Any) 
     timings = race(sound, timer, **how)
     for name, timing in timings.items():
         record[name] |= _figures(timing)
-    if len(timings) == len(rows.NAMES):
+    if len(timings) == len(duels.NAMES):
         record["torch_over_fastconv"] = round(timings["torch"].over(timings[rivals.OURS]), 3)
-    flops, moved = row.work()
-    floors = {"compute": flops / (1e12 * roof[row.mode]), "memory": moved / (1e12 * roof["copy"])}
+    floors = {
+        "compute": duel.flops / (1e12 * roof[row.mode]),
+        "memory": duel.bytes / (1e12 * roof["copy"]),
+    }
     record["bound"] = max(floors, key=floors.__getitem__)
     if rivals.OURS in timings:
         share = floors[record["bound"]] / timings[rivals.OURS].median
@@ -66,12 +68,12 @@ def measure(row: rows.Row, device: str, timer: Timer, roof: Record, **how: Any) 
     return record
 
 
-def run_rows(operation: str, device: str, deadline: float, pattern: str, keep: Keep) -> Record:
+def run_rows(family: str, device: str, deadline: float, pattern: str, keep: Keep) -> Record:
     """Measure the rows that fit before the deadline, the most telling first."""
     rehearsed = device == "cpu"
     timer = host_timer if rehearsed else device_timer()
-    planned = [row for row in rows.plan(operation) if pattern in row.name]
-    todo = list(rows.rehearsal(operation)) if rehearsed else planned
+    planned = [row for row in rows.plan(family) if pattern in row.name]
+    todo = list(rows.rehearsal(family)) if rehearsed else planned
     how = REHEARSAL if rehearsed else {"seconds": ROW_SECONDS, "rounds": ROUNDS}
     roof = machine.roof(device, timer)
     record: Record = {"roof_tflops_and_tb_s": roof, "planned": len(planned), "rows": []}
@@ -100,7 +102,7 @@ def run_rows(operation: str, device: str, deadline: float, pattern: str, keep: K
 
 def _parts(row: Record) -> list[Record]:
     """Return a row and its runners' records."""
-    return [row, *(row[name] for name in rows.NAMES if name in row)]
+    return [row, *(row[name] for name in duels.NAMES if name in row)]
 
 
 def _graph(run: Runner) -> Runner:
