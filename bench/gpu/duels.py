@@ -20,7 +20,7 @@ NAMES = (rivals.OURS, "torch")
 
 @dataclass
 class Duel:
-    """The runners of a row, the float64 truth, the longest sum behind an element of it, the work."""
+    """The runners of a row, its float64 truth, the longest sum behind an element, the work."""
 
     runners: dict[str, Runner]
     truth: Tensor
