@@ -17,7 +17,8 @@ constexpr int64_t kTaskBytes = int64_t{kVectorRegisters == 32 ? 576 : 288} << 10
 constexpr int64_t kLargestBlock = 256;
 // Sums of 768 products and then of such sums: a relative error of 5e-7 for normal data in float32.
 constexpr int64_t kLongestSum = 768, kShortestSum = 64, kShortestSlice = 128;
-constexpr int64_t kWantedTasks = 32, kLeastTasks = 16;  // two or one for each of 16 cores
+constexpr int64_t kLeastTasks = 16;  // one for each of 16 cores
+constexpr int64_t kMovesPerSlice = 2;  // its sums are written and read
 constexpr int64_t kSliceBytes = int64_t{16} << 20;      // bound of the slices' sums
 
 FASTCONV_INLINE int64_t round_up(int64_t value, int64_t unit) {
@@ -50,8 +51,7 @@ struct WeightGradPlan {
 
   WeightGradPlan(const WeightGradExtents& e) {
     choose_sides(e);
-    choose_blocks(e);
-    choose_strips(e);
+    choose_cut(e);
   }
 
   int64_t blocks() const { return row_blocks * lane_blocks; }
@@ -79,27 +79,40 @@ struct WeightGradPlan {
     lanes = lanes_are_input ? e.C : e.K;
   }
 
-  void choose_blocks(const WeightGradExtents& e) {
+  // The largest blocks whose sums stay in L2, or halves and quarters of them: the cut that moves
+  // the fewest bytes among those that give every core something to do.
+  void choose_cut(const WeightGradExtents& e) {
     const int64_t area = kBlockSumBytes / (e.element * taps);
     int64_t side = e.panel;
     while (side < kLargestBlock && (side + e.panel) * (side + e.panel) <= area) side += e.panel;
-    lane_blocks = divide_up(lanes, side);
-    block_lanes = smaller(round_up(divide_up(lanes, lane_blocks), e.panel), side);
-    const int64_t height =
-        clamped(area / block_lanes / kTileRows * kTileRows, kTileRows, kLargestBlock);
-    row_blocks = divide_up(rows, joined ? rows : height);
-    const int64_t slices_at_most = divide_up(e.N * e.h.positions * e.w.positions, kShortestSlice);
-    for (;;) {
-      block_rows = divide_up(rows, row_blocks);
-      block_lanes = round_up(divide_up(divide_up(lanes, e.panel), lane_blocks) * e.panel, e.panel);
-      if (e.G * blocks() * slices_at_most >= kLeastTasks) break;
-      if (block_rows >= block_lanes && block_rows >= 8 * kTileRows && !joined)
-        row_blocks *= 2;
-      else if (block_lanes >= 4 * e.panel)
-        lane_blocks *= 2;
-      else
-        break;
-    }
+    const int64_t least_lanes = divide_up(lanes, side);
+    const int64_t widest = smaller(round_up(divide_up(lanes, least_lanes), e.panel), side);
+    const int64_t height = clamped(area / widest / kTileRows * kTileRows, kTileRows, kLargestBlock);
+    const int64_t least_rows = divide_up(rows, joined ? rows : height);
+    WeightGradPlan best = *this;
+    int64_t least_cost = -1;
+    for (int64_t more_rows = 1; more_rows <= 4; more_rows *= 2)
+      for (int64_t more_lanes = 1; more_lanes <= 4; more_lanes *= 2) {
+        row_blocks = least_rows * more_rows, lane_blocks = least_lanes * more_lanes;
+        block_rows = divide_up(rows, row_blocks);
+        block_lanes = round_up(divide_up(divide_up(lanes, e.panel), lane_blocks) * e.panel, e.panel);
+        if (more_rows > 1 && (joined || block_rows < 4 * kTileRows)) continue;
+        if (more_lanes > 1 && block_lanes < 2 * e.panel) continue;
+        choose_strips(e);
+        choose_slices(e);
+        const int64_t cost = moved_bytes(e);
+        if (least_cost < 0 || cost < least_cost) best = *this, least_cost = cost;
+      }
+    *this = best;
+  }
+
+  // What is copied for all blocks and added up for all slices; too few tasks leave cores idle.
+  int64_t moved_bytes(const WeightGradExtents& e) const {
+    const int64_t positions = e.N * e.h.positions * e.w.positions;
+    const int64_t copied = positions * (rows * lane_blocks + lanes * row_blocks);
+    const int64_t added = slices > 1 ? kMovesPerSlice * slices * taps * rows * lanes : 0;
+    const int64_t tasks = e.G * blocks() * slices;
+    return e.G * e.element * (copied + added) * divide_up(kLeastTasks, smaller(tasks, kLeastTasks));
   }
 
   void choose_strips(const WeightGradExtents& e) {
@@ -122,13 +135,21 @@ struct WeightGradPlan {
                  (lines * columns > height * width * taps ||
                   input_pixels() * channels * e.element > 2 * kTaskBytes);
     if (tap_by_tap) lines = height, columns = width;
+  }
 
+  // As many as give enough tasks; strips are cut further until each slice has equally many.
+  void choose_slices(const WeightGradExtents& e) {
+    const int64_t P = e.h.positions, Q = e.w.positions;
     const int64_t product = e.G * taps * rows * round_up(lanes, e.panel) * e.element;
-    const int64_t positions = e.N * P * Q;
-    const int64_t most =
-        smaller(smaller(positions / kShortestSlice, strips()),
-                smaller(kSliceBytes / product, divide_up(kWantedTasks, e.G * blocks())));
-    for (slices = 1; 2 * slices <= most;) slices *= 2;
+    const int64_t most = smaller(e.N * P * Q / kShortestSlice, kSliceBytes / product);
+    const int64_t wanted = smaller(divide_up(kLeastTasks, e.G * blocks()), most);
+    for (slices = 1; 2 * slices <= wanted;) slices *= 2;
+    while (strips() % slices) {
+      if (strips_n < e.N) ++strips_n;
+      else if (strips_h < P) ++strips_h;
+      else if (strips_w < Q) ++strips_w;
+      else slices /= 2;
+    }
   }
 };
 
