@@ -19,7 +19,7 @@
 // their own: depthwise convolution, which has no lanes to fill (conv2d_depthwise.h), groups of few
 // channels, which fill no lanes (conv2d_grouped.h), windows that move by one over contiguous rows with
 // few channels (conv2d_shifted.h), and the gradient by an input of few channels
-// (conv2d_input_grad_few.h).
+// (conv2d_input_grad_few.h) or of few windows (conv2d_input_grad_windows.h).
 // Cost: 2 * N*K*P*Q * C/G*R*S flops.
 #include "../conv2d.h"
 
@@ -28,6 +28,7 @@
 #include "conv2d_dense.h"
 #include "conv2d_depthwise.h"
 #include "conv2d_input_grad_few.h"
+#include "conv2d_input_grad_windows.h"
 #include "conv2d_prepare.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
@@ -234,6 +235,8 @@ void input_grad(const Conv2dShape& s, const S* grad_output, const S* weight, con
     using Few = InputGradFew<S>;
     if (forced_algorithm() == Conv2dAlgorithm::kCount && Few::is_possible(s))
       return Few(s, grad_output, start, grad_input).run(weight);
+    if (forced_algorithm() == Conv2dAlgorithm::kCount && windows_pay(s))
+      return input_grad_windows(s, grad_output, weight, start, grad_input);
   }
   const int64_t phases_h = smaller(s.window.stride_h, s.H);
   const int64_t phases_w = smaller(s.window.stride_w, s.W);

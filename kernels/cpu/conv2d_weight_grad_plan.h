@@ -17,9 +17,9 @@ constexpr int64_t kTaskBytes = int64_t{kVectorRegisters == 32 ? 576 : 288} << 10
 constexpr int64_t kLargestBlock = 256;
 // Sums of 768 products and then of such sums: a relative error of 5e-7 for normal data in float32.
 constexpr int64_t kLongestSum = 768, kShortestSum = 64, kShortestSlice = 128;
-constexpr int64_t kLeastTasks = 16;  // one for each of 16 cores
-constexpr int64_t kMovesPerSlice = 2;  // its sums are written and read
-constexpr int64_t kSliceBytes = int64_t{16} << 20;      // bound of the slices' sums
+constexpr int64_t kLeastTasks = 16;                 // one for each of 16 cores
+constexpr int64_t kMovesPerSlice = 2;               // its sums are written and read
+constexpr int64_t kSliceBytes = int64_t{16} << 20;  // bound of the slices' sums
 
 FASTCONV_INLINE int64_t round_up(int64_t value, int64_t unit) {
   return divide_up(value, unit) * unit;
@@ -95,7 +95,8 @@ struct WeightGradPlan {
       for (int64_t more_lanes = 1; more_lanes <= 4; more_lanes *= 2) {
         row_blocks = least_rows * more_rows, lane_blocks = least_lanes * more_lanes;
         block_rows = divide_up(rows, row_blocks);
-        block_lanes = round_up(divide_up(divide_up(lanes, e.panel), lane_blocks) * e.panel, e.panel);
+        block_lanes =
+            round_up(divide_up(divide_up(lanes, e.panel), lane_blocks) * e.panel, e.panel);
         if (more_rows > 1 && (joined || block_rows < 4 * kTileRows)) continue;
         if (more_lanes > 1 && block_lanes < 2 * e.panel) continue;
         choose_strips(e);
@@ -145,10 +146,14 @@ struct WeightGradPlan {
     const int64_t wanted = smaller(divide_up(kLeastTasks, e.G * blocks()), most);
     for (slices = 1; 2 * slices <= wanted;) slices *= 2;
     while (strips() % slices) {
-      if (strips_n < e.N) ++strips_n;
-      else if (strips_h < P) ++strips_h;
-      else if (strips_w < Q) ++strips_w;
-      else slices /= 2;
+      if (strips_n < e.N)
+        ++strips_n;
+      else if (strips_h < P)
+        ++strips_h;
+      else if (strips_w < Q)
+        ++strips_w;
+      else
+        slices /= 2;
     }
   }
 };
