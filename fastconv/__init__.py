@@ -1,6 +1,7 @@
 """fastconv: convolution and pooling for PyTorch, NumPy and CuPy, behind interfaces you know.
 
 * ``fastconv.Conv2d``, ``fastconv.MaxPool2d``, ``fastconv.AvgPool2d`` …: in place of torch.nn's.
+* ``fastconv.accelerate(model)``: fastconv's layers in place of torch.nn's in a whole model.
 * ``fastconv.functional``: in place of torch.nn.functional; takes NumPy and CuPy arrays too.
 * ``fastconv.backend("numba")``: who computes; also a context manager.
 * ``fastconv.freeze(module)``: weights arranged once, for inference.
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 if HAS_TORCH or TYPE_CHECKING:
     from fastconv import nn as nn
+    from fastconv._accelerate import accelerate as accelerate
+    from fastconv._accelerate import report as report
+    from fastconv._accelerate import restore as restore
     from fastconv._freeze import freeze as freeze
     from fastconv._freeze import thaw as thaw
     from fastconv.nn import AdaptiveAvgPool2d as AdaptiveAvgPool2d
@@ -57,8 +61,9 @@ _MODULES = (
     "LPPool2d",
     "MaxPool2d",
 )
+_OF_MODELS = ("accelerate", "freeze", "report", "restore", "thaw")
 if HAS_TORCH:
-    __all__ += [*_MODULES, "freeze", "thaw"]
+    __all__ += [*_MODULES, *_OF_MODELS]
 
 _native.warn_if_missing(_backend.fallback())
 
@@ -66,7 +71,7 @@ _native.warn_if_missing(_backend.fallback())
 def __getattr__(name: str) -> Any:
     if name in ("reference", "testing"):  # not needed to compute
         return importlib.import_module(f"fastconv.{name}")
-    if name in (*_MODULES, "freeze", "nn", "thaw") and not HAS_TORCH:
+    if name in (*_MODULES, *_OF_MODELS, "nn") and not HAS_TORCH:
         raise ImportError(
             f"fastconv.{name} needs torch, which is not installed or disabled by FASTCONV_TORCH=0"
         )

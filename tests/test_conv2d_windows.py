@@ -1,5 +1,5 @@
-"""Law: where windows are few and the weight is large, conv2d's gradient by the input is right, whatever
-the window, and is the same for every number of threads.
+"""Law: where windows are few and the weight is large, conv2d's gradient by the input is right,
+whatever the window, and is the same for every number of threads.
 """
 
 import native
@@ -53,7 +53,9 @@ def test_gradient_of_few_windows(core, case, dtype):
         answers = []
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            answers.append(torch.ops.fastconv.conv2d_input_grad(grad, weight, image.shape, **options))
+            answers.append(
+                torch.ops.fastconv.conv2d_input_grad(grad, weight, image.shape, **options)
+            )
         assert_close(answers[0], exact, reduction_length=length, context=isa)
         assert all(torch.equal(answers[0], other) for other in answers[1:])
 

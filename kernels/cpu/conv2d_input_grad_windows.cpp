@@ -68,7 +68,8 @@ template <class T>
 FASTCONV_INLINE void add_run(T* to, const T* from, int64_t count) {
   using V = Vec<T>;
   int64_t i = 0;
-  for (; i + V::kLanes <= count; i += V::kLanes) (V::load(to + i) + V::load(from + i)).store(to + i);
+  for (; i + V::kLanes <= count; i += V::kLanes)
+    (V::load(to + i) + V::load(from + i)).store(to + i);
   if (i < count)
     store_some(to + i, load_some(to + i, count - i) + load_some(from + i, count - i), count - i);
 }
@@ -107,8 +108,7 @@ class InputGradWindows {
       Scratch<T> unfolded(windows, kDepthBlock<T>);
       for (int64_t task = begin; task < end; ++task) {
         const int64_t g = task / blocks_, c = task % blocks_ * block_;
-        const Block block = {g, c, smaller(block_, C_ - c),
-                             result_ + (g * C_ + c) * s_.input.s[1],
+        const Block block = {g, c, smaller(block_, C_ - c), result_ + (g * C_ + c) * s_.input.s[1],
                              bias_ ? bias_ + g * C_ + c : nullptr};
         multiply(block, packed.data(), unfolded.data(), products.data());
         if (one_each_) {
@@ -198,8 +198,8 @@ class InputGradWindows {
 
 bool windows_pay(const Conv2dShape& s) {
   const int64_t *w = s.weight.s, R = s.window.R, S = s.window.S;
-  const bool runs = (S == 1 || (w[3] == 1 && s.window.dilation_w == 1)) &&
-                    (R == 1 || w[2] == S) && w[1] == R * S && s.input.s[3] == 1;
+  const bool runs = (S == 1 || (w[3] == 1 && s.window.dilation_w == 1)) && (R == 1 || w[2] == S) &&
+                    w[1] == R * S && s.input.s[3] == 1;
   const int64_t windows = s.N * s.P * s.Q, elements = s.K * (s.C / s.G) * R * S;
   const bool single = R * S == 1;
   return runs && windows > 0 && windows <= (single ? kMostSingles : kMostWindows) &&
