@@ -29,6 +29,10 @@ TorchError aoti_torch_library_init_impl(const char* library, const char* dispatc
                                         const char* file, uint32_t line, TorchLibrary* result);
 TorchError torch_library_impl(TorchLibrary library, const char* name, TorchKernel kernel,
                               uint64_t build_version);
+TorchError aoti_torch_delete_library_object(TorchLibrary library);
+// Takes the arguments on the stack and leaves the results there.
+TorchError torch_call_dispatcher(const char* operation, const char* overload, TorchValue* stack,
+                                 uint64_t build_version);
 
 TorchError aoti_torch_get_dim(TorchTensor tensor, int64_t* result);
 TorchError aoti_torch_get_sizes(TorchTensor tensor, int64_t** result);
@@ -43,8 +47,12 @@ TorchError torch_get_mutable_data_ptr(TorchTensor tensor, void** result);
 TorchError aoti_torch_empty_strided(int64_t ndim, const int64_t* sizes, const int64_t* strides,
                                     int32_t dtype, int32_t device_type, int32_t device_index,
                                     TorchTensor* result);
+TorchError aoti_torch_new_tensor_handle(TorchTensor tensor, TorchTensor* result);
+TorchError aoti_torch_new_uninitialized_tensor(TorchTensor* result);
 TorchError aoti_torch_delete_tensor_object(TorchTensor tensor);
 
+TorchError torch_new_list_reserve_size(size_t size, TorchList* result);
+TorchError torch_list_push_back(TorchList list, TorchValue item);
 TorchError torch_list_size(TorchList list, size_t* result);
 TorchError torch_list_get_item(TorchList list, size_t index, TorchValue* result);
 TorchError torch_delete_list(TorchList list);
@@ -55,6 +63,8 @@ TorchError torch_get_num_threads(uint32_t* result);
 
 TorchError aoti_torch_create_device_guard(int32_t device_index, TorchDeviceGuard* result);
 TorchError aoti_torch_delete_device_guard(TorchDeviceGuard guard);
+// From torch 2.13 on: what the last error said.
+__attribute__((weak)) const char* torch_exception_get_what_without_backtrace();
 // Only builds of torch with CUDA have it.
 __attribute__((weak)) TorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
                                                                     void** result);

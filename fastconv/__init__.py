@@ -2,6 +2,7 @@
 
 * ``fastconv.Conv2d``, ``fastconv.MaxPool2d``, ``fastconv.AvgPool2d`` …: in place of torch.nn's.
 * ``fastconv.accelerate(model)``: fastconv's layers in place of torch.nn's in a whole model.
+* ``fastconv.enable()``: torch's own convolutions are fastconv's, in programs that do not know it.
 * ``fastconv.functional``: in place of torch.nn.functional; takes NumPy and CuPy arrays too.
 * ``fastconv.backend("numba")``: who computes; also a context manager.
 * ``fastconv.freeze(module)``: weights arranged once, for inference.
@@ -34,6 +35,8 @@ if HAS_TORCH or TYPE_CHECKING:
     from fastconv._accelerate import accelerate as accelerate
     from fastconv._accelerate import report as report
     from fastconv._accelerate import restore as restore
+    from fastconv._enable import disable as disable
+    from fastconv._enable import enable as enable
     from fastconv._freeze import freeze as freeze
     from fastconv._freeze import thaw as thaw
     from fastconv.nn import AdaptiveAvgPool2d as AdaptiveAvgPool2d
@@ -61,7 +64,7 @@ _MODULES = (
     "LPPool2d",
     "MaxPool2d",
 )
-_OF_MODELS = ("accelerate", "freeze", "report", "restore", "thaw")
+_OF_MODELS = ("accelerate", "disable", "enable", "freeze", "report", "restore", "thaw")
 if HAS_TORCH:
     __all__ += [*_MODULES, *_OF_MODELS]
 

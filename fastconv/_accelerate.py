@@ -164,10 +164,9 @@ def report(model: Module) -> Report:
     _expect_module("report", model)
     layers = []
     for name, layer in model.named_modules():
+        if not isinstance(layer, tuple(_COUNTERPARTS)) and next(layer.children(), None):
+            continue
         ours = isinstance(layer, tuple(_COUNTERPARTS.values()))
-        if not ours and next(layer.children(), None) is not None:
-            if not isinstance(layer, tuple(_COUNTERPARTS)):
-                continue
         kind = vars(layer).get(_ORIGINAL, type(layer)).__name__
         why = "" if ours else _obstacle(layer) or "not accelerated"
         layers.append(Layer(name, kind, ours, why))

@@ -22,7 +22,7 @@ torch_is_loaded = False
 failure: str | None = None  # why the compiled part is not in use
 
 
-def _find_torch_library() -> str:
+def torch_library_path() -> str:
     """The compiled torch door: beside this file, or beside ``_core`` in an editable install."""
     candidates = [_TORCH_LIBRARY]
     if core is not None and core.__file__:
@@ -46,7 +46,7 @@ def load_torch_library() -> None:
         return
     try:
         load: Callable[[str], None] = torch.ops.load_library
-        load(_find_torch_library())
+        load(torch_library_path())
         torch_is_loaded = True
     except OSError as error:
         failure = str(error)

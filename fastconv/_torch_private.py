@@ -96,6 +96,17 @@ def constant_when_traced(function: Function) -> Function:
     return function
 
 
+def cpu_kernel(name: str) -> Callable[..., Any]:
+    """The kernel that serves an op for CPU tensors now, whatever is registered later."""
+    get_kernel: Any = torch.library.get_kernel
+    kernel, keys = get_kernel(name, "CPU"), torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
+
+    def call(*arguments: Any) -> Any:
+        return kernel.call_boxed(keys, *arguments)
+
+    return call
+
+
 def new_library(namespace: str, kind: str) -> Any:
     """``torch.library.Library``, which has no types."""
     library: Any = torch.library.Library
