@@ -205,6 +205,10 @@ void start_input(const Conv2dShape& s, const Compute<S>* bias, S* grad_input) {
 template <class S>
 void run_phases(const Product<S>* phases, int64_t count) {
   const auto algorithm = [&](int64_t i) { return choose_algorithm(phases[i], false).algorithm; };
+  bool channels = count > 1;
+  for (int64_t i = 0; i < count && channels; ++i)
+    channels = algorithm(i) == Conv2dAlgorithm::kChannels && !padding_pays(phases[i]);
+  if (channels) return run_channel_phases(phases, count);
   int64_t size = 0;
   bool together = kSame<Packed<S>, Compute<S>> && count > 1;
   for (int64_t i = 0; i < count && together; ++i) {

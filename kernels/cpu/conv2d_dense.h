@@ -152,37 +152,85 @@ void run_pixel_lanes(const Product<S>& p, const Packed<S>* prepared) {
   });
 }
 
+// A product whose lanes are channels, block by block.
 template <class S>
-void run_channel_lanes(const Product<S>& p, const Packed<S>* prepared) {
+struct ChannelLanes {
   using T = Packed<S>;
-  const int64_t depth = p.source.template elements<T>(), pixel_count = p.source.grid.count();
-  const int64_t panels_per_group = divide_up(p.K, int64_t{kTileColumns<T>});
-  if (padding_pays(p)) return run_padded<S, StoreChannelLanes<S>>(p, prepared);
-  Scratch<T> packed(prepared ? 0 : panels_size(p, depth));
-  if (!prepared) pack_weight_panels(p, packed.data());
-  const T* const weight = prepared ? prepared : packed.data();
+  const Product<S>* product;
+  const T* weight;  // panels
+  int64_t depth, panels_per_group;
+  bool plain;  // rows are read in place
 
-  // Rows that lie a multiple of 4 KiB apart share their sets of L1: a copy does not.
-  const int64_t pixel_stride = p.source.pixel_stride();
-  const bool plain = kIsPacked<S> && p.source.is_plain_matrix() && p.source.C % kNumbers<T> == 0 &&
-                     pixel_stride % kNumbers<T> == 0 &&
-                     pixel_stride * int64_t{sizeof(S)} % 4096 != 0;
+  ChannelLanes(const Product<S>& p, const T* panels)
+      : product(&p),
+        weight(panels),
+        depth(p.source.template elements<T>()),
+        panels_per_group(divide_up(p.K, int64_t{kTileColumns<T>})) {
+    // Rows that lie a multiple of 4 KiB apart share their sets of L1: a copy does not.
+    const int64_t stride = p.source.pixel_stride();
+    plain = kIsPacked<S> && p.source.is_plain_matrix() && p.source.C % kNumbers<T> == 0 &&
+            stride % kNumbers<T> == 0 && stride * int64_t{sizeof(S)} % 4096 != 0;
+  }
 
-  const Blocking blocks(pixel_count, p.K, p.G, 1, kTileColumns<T>);
-  for_each_task(blocks, p.G, [&](int64_t g, int64_t m, int64_t m_end, int64_t k, int64_t k_end) {
+  // Pixels [m, m_end), channels [k, k_end) of group g.
+  void run(int64_t g, int64_t m, int64_t m_end, int64_t k, int64_t k_end) const {
+    const Product<S>& p = *product;
     const PixelSource<S> source = source_of_group(p, g);
     const int64_t panel = g * panels_per_group + k / kTileColumns<T>;
     PackedPanels<T> panels{weight + panel * depth * kTileColumns<T>, depth};
     const StoreChannelLanes<S> store{p, g * p.K + k, m};
     if (plain) {
-      const S* first = source.row_of(source.taps[0], 0, 0) + m * pixel_stride;
-      DirectRows<T> rows{reinterpret_cast<const T*>(first), pixel_stride / kNumbers<T>};
+      const S* first = source.row_of(source.taps[0], 0, 0) + m * source.pixel_stride();
+      DirectRows<T> rows{reinterpret_cast<const T*>(first), source.pixel_stride() / kNumbers<T>};
       return multiply_block<T>(m_end - m, k_end - k, depth, rows, panels, store);
     }
     Scratch<T> unfolded((m_end - m) * kDepthBlock<T>);
     PixelRows<S> rows{source, m, m_end, unfolded.data()};
     multiply_block<T>(m_end - m, k_end - k, depth, rows, panels, store);
+  }
+};
+
+template <class S>
+void run_channel_lanes(const Product<S>& p, const Packed<S>* prepared) {
+  using T = Packed<S>;
+  if (padding_pays(p)) return run_padded<S, StoreChannelLanes<S>>(p, prepared);
+  Scratch<T> packed(prepared ? 0 : panels_size(p, p.source.template elements<T>()));
+  if (!prepared) pack_weight_panels(p, packed.data());
+  const ChannelLanes<S> lanes(p, prepared ? prepared : packed.data());
+  const Blocking blocks(p.source.grid.count(), p.K, p.G, 1, kTileColumns<T>);
+  for_each_task(blocks, p.G, [&](int64_t g, int64_t m, int64_t m_end, int64_t k, int64_t k_end) {
+    lanes.run(g, m, m_end, k, k_end);
   });
+}
+
+// The same of the phases of an input's gradient: a block of one phase follows that of another, which
+// reads nearly the same pixels.
+template <class S>
+void run_channel_phases(const Product<S>* phases, int64_t count) {
+  using T = Packed<S>;
+  int64_t size = 0, pixels = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    size += panels_size(phases[i], phases[i].source.template elements<T>());
+    pixels = larger(pixels, phases[i].source.grid.count());
+  }
+  Scratch<T> packed(size);
+  Scratch<ChannelLanes<S>> lanes(count);
+  T* weight = packed.data();
+  for (int64_t i = 0; i < count; ++i) {
+    const Product<S>& p = phases[i];
+    pack_weight_panels(p, weight);
+    lanes.data()[i] = ChannelLanes<S>(p, weight);
+    weight += panels_size(p, p.source.template elements<T>());
+  }
+  const Blocking blocks(pixels, phases[0].K, phases[0].G, 1, kTileColumns<T>);
+  for_each_task(blocks, phases[0].G,
+                [&](int64_t g, int64_t m, int64_t m_end, int64_t k, int64_t k_end) {
+                  for (int64_t i = 0; i < count; ++i) {
+                    // The share of a phase that has fewer pixels.
+                    const int64_t own = phases[i].source.grid.count();
+                    lanes.data()[i].run(g, m * own / pixels, m_end * own / pixels, k, k_end);
+                  }
+                });
 }
 
 }  // namespace
