@@ -62,8 +62,9 @@ def _kernels() -> list[Path]:
 
 def _rooms() -> list[Path]:
     """csrc/ without its doors."""
-    doors = {"array_door", "python_module", "torch_ops"}
-    return [path for path in sorted((ROOT / "csrc").glob("*.cpp")) if path.stem not in doors]
+    doors = ("array_door", "python_module", "torch_")
+    rooms = sorted((ROOT / "csrc").glob("*.cpp"))
+    return [path for path in rooms if not path.stem.startswith(doors)]
 
 
 def _digest() -> str:
