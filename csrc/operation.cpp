@@ -30,6 +30,11 @@ Argument parse_argument(const std::string& text) {
     argument.value = {value == "True"};
   } else if (type == "int?") {
     argument.kind = ArgumentKind::kOptionalInt;
+  } else if (type == "float") {
+    argument.kind = ArgumentKind::kFloat;
+    argument.number = std::atof(value.c_str());
+  } else if (type == "float?") {
+    argument.kind = ArgumentKind::kOptionalFloat;
   } else {
     argument.kind = ArgumentKind::kInt;
     argument.value = {std::atoll(value.c_str())};

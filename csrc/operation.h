@@ -10,16 +10,26 @@
 #pragma GCC visibility push(default)
 namespace fastconv {
 
-constexpr int kMaxArguments = 12;
-constexpr int kMaxResults = 2;
+constexpr int kMaxArguments = 16;
+constexpr int kMaxResults = 4;
 
-enum class ArgumentKind { kTensor, kOptionalTensor, kIntList, kInt, kOptionalInt, kBool };
+enum class ArgumentKind {
+  kTensor,
+  kOptionalTensor,
+  kIntList,
+  kInt,
+  kOptionalInt,
+  kBool,
+  kFloat,
+  kOptionalFloat,
+};
 
 struct Argument {
   ArgumentKind kind;
   std::string name;
   bool has_default = false;
   std::vector<int64_t> value;  // the default of integers, lists and flags
+  double number = 0;           // the default of a float
 };
 
 // What a caller gave for one argument.
@@ -28,6 +38,7 @@ struct Value {
   bool present = false;    // of an optional tensor or number
   int count = 0;           // of `ints`
   int64_t ints[kMaxDims];  // the first `count`, or the one of a number or flag
+  double number = 0;       // of a float
 };
 
 // One call on its way from a door to a kernel and back.
@@ -45,6 +56,10 @@ struct Call {
   const int64_t* optional_integer(int i) const {
     return arguments[i].present ? arguments[i].ints : nullptr;
   }
+  double number(int i) const { return arguments[i].number; }
+  const double* optional_number(int i) const {
+    return arguments[i].present ? &arguments[i].number : nullptr;
+  }
 };
 
 struct Operation {
@@ -55,8 +70,8 @@ struct Operation {
   void (*run)(Call& call);
 };
 
-// "name(Tensor input, Tensor? bias=None, int[2] stride=1, int groups=1, int? divisor=None) ->
-// Tensor"; understands what stands in it.
+// "name(Tensor input, Tensor? bias=None, int[2] stride=1, int groups=1, int? divisor=None, float
+// p=0.0) -> Tensor"; understands what stands in it.
 Operation parse_operation(const char* schema, void (*run)(Call& call));
 
 const std::vector<Operation>& operations();

@@ -48,6 +48,15 @@ int64_t read_int(const Operation& operation, const Argument& argument, py::handl
   return value;
 }
 
+// A float, an int, or what says that it is one; a bool and a word are none.
+double read_float(const Operation& operation, const Argument& argument, py::handle object) {
+  if (PyBool_Check(object.ptr()) || !PyNumber_Check(object.ptr()))
+    fail_type(operation, argument, "a float", object);
+  const double value = PyFloat_AsDouble(object.ptr());
+  if (value == -1.0 && PyErr_Occurred()) throw py::error_already_set();
+  return value;
+}
+
 void read_value(const Operation& operation, const Argument& argument, py::handle object,
                 ArrayDoor& door, Value& value) {
   switch (argument.kind) {
@@ -88,6 +97,13 @@ void read_value(const Operation& operation, const Argument& argument, py::handle
     case ArgumentKind::kBool:
       if (!PyBool_Check(object.ptr())) fail_type(operation, argument, "a bool", object);
       value.ints[0] = object.ptr() == Py_True;
+      return;
+    case ArgumentKind::kOptionalFloat:
+      if (object.is_none()) return;
+      [[fallthrough]];
+    case ArgumentKind::kFloat:
+      value.number = read_float(operation, argument, object);
+      value.present = true;
       return;
   }
 }
@@ -139,13 +155,16 @@ py::object call_operation(const Operation& operation, const py::args& args,
       } else if (!objects[i] && turn == 0) {
         values[i].count = static_cast<int>(argument.value.size());
         if (values[i].count) values[i].ints[0] = argument.value[0];
+        values[i].number = argument.number;
       }
     }
   }
   Call call{door, values, {}};
   door.run(operation, call);
   if (operation.results == 1) return door.take(0);
-  return py::make_tuple(door.take(0), door.take(1));
+  py::tuple results(operation.results);
+  for (int i = 0; i < operation.results; ++i) results[i] = door.take(i);
+  return results;
 }
 
 std::vector<std::string> isa_names(bool available_only) {

@@ -1,6 +1,7 @@
 // Door 2: every operation as a kernel of torch's dispatcher, for CPU and CUDA tensors, on torch's
 // stable C interface. Schemas, fake kernels and derivatives are registered from Python
 // (fastconv/ops); loading this library after them is enough.
+#include <cstring>
 #include <exception>
 #include <mutex>
 #include <new>
@@ -32,7 +33,7 @@ class Arguments {
         aoti_torch_delete_tensor_object(reinterpret_cast<TorchTensor>(stack_[i]));
       else if (kind == ArgumentKind::kIntList)
         torch_delete_list(reinterpret_cast<TorchList>(stack_[i]));
-      else if (kind == ArgumentKind::kOptionalInt)
+      else if (kind == ArgumentKind::kOptionalInt || kind == ArgumentKind::kOptionalFloat)
         delete reinterpret_cast<TorchValue*>(stack_[i]);
     }
   }
@@ -55,6 +56,14 @@ class Arguments {
         return;
       case ArgumentKind::kBool:
         value.ints[0] = stack_[i] & 1;
+        return;
+      case ArgumentKind::kFloat:
+        std::memcpy(&value.number, &stack_[i], sizeof value.number);
+        return;
+      case ArgumentKind::kOptionalFloat:
+        value.present = stack_[i] != 0;
+        if (value.present)
+          std::memcpy(&value.number, reinterpret_cast<TorchValue*>(stack_[i]), sizeof value.number);
         return;
     }
   }

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 STREAM = 0x5EA
-MAX_DIMS, MAX_RESULTS = 8, 2
+MAX_DIMS, MAX_RESULTS = 8, 4
 
 
 class Passed(ctypes.Structure):
