@@ -126,29 +126,35 @@ Strides4 new_strides(const int64_t (&sizes)[4], bool channels_last) {
   return strides;
 }
 
-TensorView new_tensor(const char* operation, Call& call, const int64_t (&sizes)[4],
-                      bool channels_last, bool unbatched, DType dtype, Device device) {
+TensorView new_strided_tensor(const char* operation, Call& call, int ndim, const int64_t* sizes,
+                              const int64_t* strides, DType dtype, Device device) {
   int64_t bytes = size_of(dtype);
   bool empty = false;
-  for (int64_t size : sizes) empty = empty || size == 0;
-  for (int64_t size : sizes)
-    if (__builtin_mul_overflow(bytes, size > 0 ? size : 1, &bytes))
-      fail(operation, "a result that fits the address space", "one of size " + text_of(4, sizes));
-
-  const Strides4 strides = new_strides(sizes, channels_last);
+  for (int d = 0; d < ndim; ++d) {
+    empty = empty || sizes[d] == 0;
+    if (__builtin_mul_overflow(bytes, sizes[d] > 0 ? sizes[d] : 1, &bytes))
+      fail(operation, "a result that fits the address space",
+           "one of size " + text_of(ndim, sizes));
+  }
   TensorView result;
   try {
-    result = call.door.empty_strided(4 - unbatched, sizes + unbatched, strides.s + unbatched, dtype,
-                                     device);
+    result = call.door.empty_strided(ndim, sizes, strides, dtype, device);
   } catch (const Error& error) {  // the framework's own exceptions, such as MemoryError, pass
     fail(operation,
-         "memory on " + text_of(device) + " for a result of size " +
-             text_of(4 - unbatched, sizes + unbatched) + " (" + std::to_string(bytes) + " bytes)",
+         "memory on " + text_of(device) + " for a result of size " + text_of(ndim, sizes) + " (" +
+             std::to_string(bytes) + " bytes)",
          error.what(), error.kind);
   }
   if (!empty && device.type == DeviceType::kCpu && poisons_results())
     std::memset(result.data, 0xff, static_cast<size_t>(bytes));
   return result;
+}
+
+TensorView new_tensor(const char* operation, Call& call, const int64_t (&sizes)[4],
+                      bool channels_last, bool unbatched, DType dtype, Device device) {
+  const Strides4 strides = new_strides(sizes, channels_last);
+  return new_strided_tensor(operation, call, 4 - unbatched, sizes + unbatched,
+                            strides.s + unbatched, dtype, device);
 }
 
 void check_cuda(const char* operation, const char* error) {

@@ -58,6 +58,10 @@ Strides4 new_strides(const int64_t (&sizes)[4], bool channels_last);
 TensorView new_tensor(const char* operation, Call& call, const int64_t (&sizes)[4],
                       bool channels_last, bool unbatched, DType dtype, Device device);
 
+// A new tensor of any dense strides.
+TensorView new_strided_tensor(const char* operation, Call& call, int ndim, const int64_t* sizes,
+                              const int64_t* strides, DType dtype, Device device);
+
 // A launch on a CUDA device, or cuda::probe, gave this text, null for none.
 void check_cuda(const char* operation, const char* error);
 

@@ -110,8 +110,7 @@ TorchValue sum_of_pixels(TorchTensor grad_output) {
   TorchList axes = nullptr;
   check_torch(aoti_torch_new_tensor_handle(grad_output, &tensor), "hold a tensor");
   check_torch(torch_new_list_reserve_size(3, &axes), "make a list");
-  for (TorchValue axis : {0, 2, 3})
-    check_torch(torch_list_push_back(axes, axis), "fill a list");
+  for (TorchValue axis : {0, 2, 3}) check_torch(torch_list_push_back(axes, axis), "fill a list");
   TorchValue stack[4] = {
       reinterpret_cast<TorchValue>(tensor),
       reinterpret_cast<TorchValue>(new TorchValue(reinterpret_cast<TorchValue>(axes))), 0, 0};

@@ -13,6 +13,7 @@ from numpy import ndarray
 
 from fastconv import _arrays, _backend
 from fastconv._arguments import conv2d_geometry, conv_transpose2d_geometry, max_pool2d_window
+from fastconv._attention import scaled_dot_product_attention
 from fastconv._average_pooling import adaptive_avg_pool2d, avg_pool2d, lp_pool2d
 from fastconv._torch_private import HAS_TORCH, torch
 
@@ -24,6 +25,7 @@ __all__ = [
     "lp_pool2d",
     "max_pool2d",
     "max_pool2d_with_indices",
+    "scaled_dot_product_attention",
 ]
 
 # Bound once: looking names up is a tenth of what a call costs.

@@ -129,6 +129,41 @@ def relative_bound(dtype: Any, reduction_length: int) -> float:
     return max(RELATIVE_BOUNDS[name], float(unit * max(reduction_length, 1) ** 0.5))
 
 
+def assert_whole_close(
+    actual: Any, expected: Any, *, reduction_length: int = 1, context: str = ""
+) -> None:
+    """Compares a result whose elements are no single sums, but pass through rounded steps, with the
+    float64 truth: as a whole by :func:`relative_bound`, and no element by more than 8 times that
+    share of the largest. What is not finite must be the same.
+
+    Args:
+        actual: tensor or array; its dtype decides the bound.
+        expected: tensor or array of the same shape, usually in float64.
+        reduction_length: number of products in the longest sum.
+        context: what was compared, for the message.
+
+    Raises:
+        AssertionError: with the error and its bound.
+    """
+    got, want = to_float64(actual), to_float64(expected)
+    if got.shape != want.shape:
+        raise AssertionError(f"{context}: shape {got.shape}, expected {want.shape}")
+    finite = np.isfinite(want)
+    np.testing.assert_array_equal(got[~finite], want[~finite], err_msg=context)
+    got, want = got[finite], want[finite]
+    if not want.size:
+        return
+    bound = relative_bound(actual.dtype, reduction_length)
+    error = relative_error(got, want)
+    largest = float(np.abs(want).max())
+    worst = float(np.abs(got - want).max())
+    if not (error <= bound and worst <= 8 * bound * largest):
+        raise AssertionError(
+            f"{context}: relative L2 error {error:.2e} (bound {bound:.1e}), largest error "
+            f"{worst:.2e} of {largest:.2e} (bound {8 * bound * largest:.1e})"
+        )
+
+
 def _report(
     context: str, got: Any, want: Any, error: Any, bad: Any, rtol: float, atol: float
 ) -> str:

@@ -21,6 +21,7 @@ class Output(NamedTuple):
     shape: tuple[int, ...]
     channels_last: bool = False
     dtype: Any = None  # that of the first tensor if None
+    order: tuple[int, ...] | None = None  # the axes as they lie in memory, the outermost first
 
 
 def expect(legal: bool, op: str, law: str, got: object) -> None:

@@ -41,6 +41,8 @@ def empty(output: Output, like: Tensor) -> Tensor:
     """A new tensor as promised by ``output``, on the device of ``like``."""
     dtype = like.dtype if output.dtype is None else output.dtype
     shape = output.shape
+    if output.order is not None:
+        return torch.empty_permuted(shape, output.order, dtype=dtype, device=like.device)
     if output.channels_last and len(shape) == 3:
         channels, _, width = shape
         return torch.empty_strided(

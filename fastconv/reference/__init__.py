@@ -8,10 +8,18 @@ from __future__ import annotations
 
 from fastconv.reference import (
     adaptive_avg_pool2d,
+    attention,
     avg_pool2d,
     conv2d,
     conv_transpose2d,
     max_pool2d,
 )
 
-__all__ = ["adaptive_avg_pool2d", "avg_pool2d", "conv2d", "conv_transpose2d", "max_pool2d"]
+__all__ = [
+    "adaptive_avg_pool2d",
+    "attention",
+    "avg_pool2d",
+    "conv2d",
+    "conv_transpose2d",
+    "max_pool2d",
+]

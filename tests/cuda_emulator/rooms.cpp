@@ -9,6 +9,7 @@
 #include "csrc/operation.h"
 #include "emulator.h"
 #include "kernels/adaptive_avg_pool2d.h"
+#include "kernels/attention.h"
 #include "kernels/avg_pool2d.h"
 #include "kernels/conv2d.h"
 #include "kernels/max_pool2d.h"
@@ -33,6 +34,15 @@ void avg_pool2d_forward(const AvgPool2dShape&, const void*, void*) { refuse(); }
 void avg_pool2d_backward(const AvgPool2dShape&, const void*, void*) { refuse(); }
 void max_pool2d_forward(const MaxPool2dShape&, const void*, void*, int64_t*) { refuse(); }
 void max_pool2d_backward(const MaxPool2dShape&, const void*, const int64_t*, void*) { refuse(); }
+void attention_forward(const AttentionShape&, const AttentionInputs&, void*, void*) { refuse(); }
+void attention_backward(const AttentionGradShape&, const AttentionGradInputs&, void*, void*,
+                        void*) {
+  refuse();
+}
+void attention_mask_grad(const AttentionGradShape&, const AttentionGradInputs&, const int64_t*,
+                         void*) {
+  refuse();
+}
 }  // namespace fastconv::cpu
 
 namespace {
