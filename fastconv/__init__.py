@@ -1,4 +1,4 @@
-"""fastconv: convolution and pooling for PyTorch, NumPy and CuPy, behind interfaces you know.
+"""fastconv: convolution, pooling and attention for PyTorch, NumPy and CuPy, as you know them.
 
 * ``fastconv.Conv2d``, ``fastconv.MaxPool2d``, ``fastconv.AvgPool2d`` …: in place of torch.nn's.
 * ``fastconv.accelerate(model)``: fastconv's layers in place of torch.nn's in a whole model.
@@ -45,6 +45,7 @@ if HAS_TORCH or TYPE_CHECKING:
     from fastconv.nn import ConvTranspose2d as ConvTranspose2d
     from fastconv.nn import LPPool2d as LPPool2d
     from fastconv.nn import MaxPool2d as MaxPool2d
+    from fastconv.nn import MultiheadAttention as MultiheadAttention
 
 __all__ = [
     "__version__",
@@ -63,6 +64,7 @@ _MODULES = (
     "ConvTranspose2d",
     "LPPool2d",
     "MaxPool2d",
+    "MultiheadAttention",
 )
 _OF_MODELS = ("accelerate", "disable", "enable", "freeze", "report", "restore", "thaw")
 if HAS_TORCH:

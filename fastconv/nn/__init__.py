@@ -15,6 +15,7 @@ from fastconv.nn.conv2d import Conv2d
 from fastconv.nn.conv_transpose2d import ConvTranspose2d
 from fastconv.nn.lp_pool2d import LPPool2d
 from fastconv.nn.max_pool2d import MaxPool2d
+from fastconv.nn.multihead_attention import MultiheadAttention
 
 __all__ = [
     "AdaptiveAvgPool2d",
@@ -23,4 +24,5 @@ __all__ = [
     "ConvTranspose2d",
     "LPPool2d",
     "MaxPool2d",
+    "MultiheadAttention",
 ]
