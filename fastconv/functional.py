@@ -14,11 +14,13 @@ from numpy import ndarray
 from fastconv import _arrays, _backend
 from fastconv._arguments import conv2d_geometry, conv_transpose2d_geometry, max_pool2d_window
 from fastconv._attention import scaled_dot_product_attention
+from fastconv._attention_varlen import attention_varlen
 from fastconv._average_pooling import adaptive_avg_pool2d, avg_pool2d, lp_pool2d
 from fastconv._torch_private import HAS_TORCH, torch
 
 __all__ = [
     "adaptive_avg_pool2d",
+    "attention_varlen",
     "avg_pool2d",
     "conv2d",
     "conv_transpose2d",

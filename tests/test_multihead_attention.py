@@ -158,7 +158,7 @@ WRONG = {
     "ranks": lambda q, k, v: ((q, k[0], v[0]), {}),
     "four axes": lambda q, k, v: ((q[None], k[None], v[None]), {}),
     "no tensor": lambda q, k, v: ((q, [1], v), {}),
-    "padding of another length": lambda q, k, v: ((q, k, v), {"key_padding_mask": torch.ones(3, 9) > 0}),
+    "padding of another length": lambda *qkv: (qkv, {"key_padding_mask": torch.ones(3, 9) > 0}),
     "mask of another size": lambda q, k, v: ((q, k, v), {"attn_mask": torch.ones(5, 9) > 0}),
     "mask of integers": lambda q, k, v: ((q, k, v), {"attn_mask": torch.ones(5, 7).int()}),
     "hint without a mask": lambda q, k, v: ((q, k, v), {"is_causal": True}),

@@ -26,8 +26,8 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         device, dtype:
             as for ``torch.nn.MultiheadAttention``.
 
-    Shape: query [N, L, E], key [N, S, kdim], value [N, S, vdim] with batch_first, else with the first
-    two axes exchanged; without N for a single sequence. The output is like query.
+    Shape: query [N, L, E], key [N, S, kdim], value [N, S, vdim] with batch_first, else with the
+    first two axes exchanged; without N for a single sequence. The output is like query.
 
     Example:
         >>> import torch
@@ -49,7 +49,7 @@ class MultiheadAttention(torch.nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """The output and, with ``need_weights``, the weights; as ``torch.nn.MultiheadAttention``."""
+        """The output and, with ``need_weights``, the weights."""
         masks = key_padding_mask, attn_mask
         if (
             need_weights
