@@ -1,6 +1,7 @@
-"""fastconv: convolution, pooling and attention for PyTorch, NumPy and CuPy, as you know them.
+"""fastconv: convolution, pooling, recurrent layers and attention for PyTorch, NumPy and CuPy, as
+you know them.
 
-* ``fastconv.Conv2d``, ``fastconv.MaxPool2d``, ``fastconv.AvgPool2d`` …: in place of torch.nn's.
+* ``fastconv.Conv2d``, ``fastconv.MaxPool2d``, ``fastconv.LSTM`` …: in place of torch.nn's.
 * ``fastconv.accelerate(model)``: fastconv's layers in place of torch.nn's in a whole model.
 * ``fastconv.enable()``: torch's own convolutions are fastconv's, in programs that do not know it.
 * ``fastconv.functional``: in place of torch.nn.functional; takes NumPy and CuPy arrays too.
@@ -39,13 +40,19 @@ if HAS_TORCH or TYPE_CHECKING:
     from fastconv._enable import enable as enable
     from fastconv._freeze import freeze as freeze
     from fastconv._freeze import thaw as thaw
+    from fastconv.nn import GRU as GRU
+    from fastconv.nn import LSTM as LSTM
+    from fastconv.nn import RNN as RNN
     from fastconv.nn import AdaptiveAvgPool2d as AdaptiveAvgPool2d
     from fastconv.nn import AvgPool2d as AvgPool2d
     from fastconv.nn import Conv2d as Conv2d
     from fastconv.nn import ConvTranspose2d as ConvTranspose2d
+    from fastconv.nn import GRUCell as GRUCell
     from fastconv.nn import LPPool2d as LPPool2d
+    from fastconv.nn import LSTMCell as LSTMCell
     from fastconv.nn import MaxPool2d as MaxPool2d
     from fastconv.nn import MultiheadAttention as MultiheadAttention
+    from fastconv.nn import RNNCell as RNNCell
 
 __all__ = [
     "__version__",
@@ -62,9 +69,15 @@ _MODULES = (
     "AvgPool2d",
     "Conv2d",
     "ConvTranspose2d",
+    "GRU",
+    "GRUCell",
     "LPPool2d",
+    "LSTM",
+    "LSTMCell",
     "MaxPool2d",
     "MultiheadAttention",
+    "RNN",
+    "RNNCell",
 )
 _OF_MODELS = ("accelerate", "disable", "enable", "freeze", "report", "restore", "thaw")
 if HAS_TORCH:

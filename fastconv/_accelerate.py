@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from fastconv import nn
 from fastconv._freeze import freeze, thaw
 from fastconv._torch_private import torch
+from fastconv.nn._recurrent import Compilable
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -110,6 +111,8 @@ def accelerate(model: M) -> M:
             kind = type(layer)
             setattr(layer, _ORIGINAL, kind)
             layer.__class__ = _COUNTERPARTS[kind]
+            if isinstance(layer, Compilable):
+                layer.prepare_compiler()
     return model if model.training else freeze(model)
 
 

@@ -8,7 +8,9 @@ Checked on torch 2.10, 2.13 and 2.15. ``torch`` is None when it is not installed
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -105,6 +107,41 @@ def cpu_kernel(name: str) -> Callable[..., Any]:
         return kernel.call_boxed(keys, *arguments)
 
     return call
+
+
+def let_compile_recurrent_modules() -> None:
+    """torch.compile refuses to look at torch.nn.LSTM, GRU, RNN and whatever is derived from them,
+    lest it unroll them; ours are one op each. What it asks is a setting of torch._dynamo, whose
+    import takes seconds: it is set when somebody else imports it.
+    """
+    name = "torch._dynamo.config"
+    if name in sys.modules:
+        sys.modules[name].allow_rnn = True  # type: ignore[attr-defined]
+    elif not any(isinstance(finder, _SettingAtImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _SettingAtImport(name, "allow_rnn", True))
+
+
+class _SettingAtImport:
+    """Sets an attribute of a module as soon as that is imported."""
+
+    def __init__(self, module: str, attribute: str, value: Any) -> None:
+        self._module, self._attribute, self._value = module, attribute, value
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        """Python asks this of every module that is imported."""
+        if name != self._module:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                execute(module)
+                setattr(module, self._attribute, self._value)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
 
 
 def new_library(namespace: str, kind: str) -> Any:

@@ -16,6 +16,16 @@ from fastconv._arguments import conv2d_geometry, conv_transpose2d_geometry, max_
 from fastconv._attention import scaled_dot_product_attention
 from fastconv._attention_varlen import attention_varlen
 from fastconv._average_pooling import adaptive_avg_pool2d, avg_pool2d, lp_pool2d
+from fastconv._recurrent import (
+    gru,
+    gru_cell,
+    lstm,
+    lstm_cell,
+    rnn_relu,
+    rnn_relu_cell,
+    rnn_tanh,
+    rnn_tanh_cell,
+)
 from fastconv._torch_private import HAS_TORCH, torch
 
 __all__ = [
@@ -24,9 +34,17 @@ __all__ = [
     "avg_pool2d",
     "conv2d",
     "conv_transpose2d",
+    "gru",
+    "gru_cell",
     "lp_pool2d",
+    "lstm",
+    "lstm_cell",
     "max_pool2d",
     "max_pool2d_with_indices",
+    "rnn_relu",
+    "rnn_relu_cell",
+    "rnn_tanh",
+    "rnn_tanh_cell",
     "scaled_dot_product_attention",
 ]
 

@@ -20,13 +20,20 @@ LAYERS = {
     "AdaptiveAvgPool2d": (lambda: nn.AdaptiveAvgPool2d((3, None)), (2, 3, 10, 9)),
     "LPPool2d": (lambda: nn.LPPool2d(2, 2), (2, 3, 10, 9)),
     "MultiheadAttention": (lambda: nn.MultiheadAttention(12, 3), (7, 2, 12)),
+    "LSTM": (lambda: nn.LSTM(5, 7, 2, bidirectional=True), (4, 3, 5)),
+    "GRU": (lambda: nn.GRU(5, 7, batch_first=True), (4, 3, 5)),
+    "RNN": (lambda: nn.RNN(5, 7, nonlinearity="relu"), (4, 5)),
+    "LSTMCell": (lambda: nn.LSTMCell(5, 7), (3, 5)),
+    "GRUCell": (lambda: nn.GRUCell(5, 7, bias=False), (3, 5)),
+    "RNNCell": (lambda: nn.RNNCell(5, 7), (5,)),
 }
 
 
 def run(layer, x):
     if isinstance(layer, nn.MultiheadAttention):
         return layer(x, x, x, need_weights=False)[0]
-    return layer(x)
+    result = layer(x)
+    return result if isinstance(result, torch.Tensor) else result[0]
 
 
 class Residual(nn.Module):

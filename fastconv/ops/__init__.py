@@ -11,6 +11,7 @@ from fastconv.ops import (
     conv2d_prepared,
     conv_transpose2d,
     max_pool2d,
+    recurrent,
 )
 from fastconv.ops._define import register_flop_formulas
 
@@ -23,5 +24,6 @@ __all__ = [
     "conv2d_prepared",
     "conv_transpose2d",
     "max_pool2d",
+    "recurrent",
     "register_flop_formulas",
 ]

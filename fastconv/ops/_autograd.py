@@ -24,9 +24,7 @@ def eager(op: Op) -> Callable[..., Any]:
     Its first lines run on every call: each costs 20 to 70 ns.
     """
     apply = _eager_function(op).apply
-    transformed = (
-        _transformable_function(op).apply if op.training is None else _first_of(op.training)
-    )
+    transformed = _transformed(op)
     overload, raw = op.overload, private.raw_call(op.overload)
     is_compiling = torch.compiler.is_dynamo_compiling
     is_grad_enabled, is_inference = torch.is_grad_enabled, torch.is_inference_mode_enabled
@@ -53,6 +51,13 @@ def eager(op: Op) -> Callable[..., Any]:
             return raw(*arguments)
 
     return call
+
+
+def _transformed(op: Op) -> Callable[..., Any]:
+    """What torch.func and forward-mode differentiation see."""
+    if op.transforms_by_torch:
+        return op.torch
+    return _transformable_function(op).apply if op.training is None else _first_of(op.training)
 
 
 def _known(argument: Any) -> Any:
@@ -108,10 +113,15 @@ def _setup_context(op: Op) -> Callable[[Any, Any, Any], None]:
 
 def _backward(op: Op) -> Callable[..., Any]:
     autocast_is_active = private.autocast_is_active
+    several = op.differentiable_outputs if op.differentiable_outputs > 1 else 0
 
-    def backward(ctx: Any, grad: Any, *_: Any) -> Any:
+    def backward(ctx: Any, grad: Any, *others: Any) -> Any:
         needs = ctx.needs_input_grad
-        if grad is None:
+        if several:
+            grad = (grad, *others[: several - 1])
+            if all(each is None for each in grad):
+                return (None,) * len(needs)
+        elif grad is None:
             return (None,) * len(needs)
         if autocast_is_active():  # a derivative is of the dtype of its forward pass
             with private.without_autocast("CPU"), private.without_autocast("CUDA"):

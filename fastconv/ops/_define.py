@@ -35,6 +35,9 @@ class Op:
     dtypes: ClassVar[frozenset[str]]
     autocast: ClassVar[bool] = False  # run in the lower precision of torch.autocast
     integer_outputs: ClassVar[tuple[int, ...]] = ()  # results without a derivative
+    differentiable_outputs: ClassVar[int] = 1  # the first results; more than one: grads are a tuple
+    # torch.func and forward mode see `torch`, made of torch's own differentiable functions.
+    transforms_by_torch: ClassVar[bool] = False
     # The op that also returns what the derivative needs: eager differentiation runs it instead.
     training: ClassVar[Op | None] = None
 
@@ -63,9 +66,12 @@ class Op:
         return inputs[: self.tensors], inputs[self.tensors :]
 
     def backward(
-        self, needs: Sequence[bool], grad: Tensor, tensors: Sequence[Any], constants: Sequence[Any]
+        self, needs: Sequence[bool], grad: Any, tensors: Sequence[Any], constants: Sequence[Any]
     ) -> Grads:
-        """The gradient by each tensor argument, from that by the first result; None: not needed."""
+        """The gradient by each tensor argument, from that by the first result; None: not needed.
+
+        Where several results are differentiable, `grad` is a tuple, with None for an unused one.
+        """
         raise NotImplementedError
 
     def jvp(
@@ -81,6 +87,11 @@ class Op:
         its result, stacked on axis 0.
         """
         raise NotImplementedError
+
+    def vmap(self, batch: int, dims: Sequence[int | None], *arguments: Any) -> Any:
+        """The results of a whole batch of calls, stacked on axis 0."""
+        folded, unfold = self.fold(batch, dims, *arguments)
+        return unfold(self.overload(*folded))
 
     def flops(self, *arguments: Any, **keywords: Any) -> int:
         """Floating-point operations; tensors and results come as their shapes."""
@@ -115,8 +126,7 @@ def _register(op: Op) -> None:
         return allocate(op, *arguments)
 
     def batched(info: Any, dims: Any, *arguments: Any) -> Any:
-        folded, unfold = op.fold(info.batch_size, dims, *arguments)
-        return stacked(unfold(op.overload(*folded)))
+        return stacked(op.vmap(info.batch_size, dims, *arguments))
 
     torch.library.register_fake(qualified_name, fake, lib=_LIBRARY)
     torch.library.register_vmap(qualified_name, batched, lib=_LIBRARY)

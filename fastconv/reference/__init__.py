@@ -13,6 +13,7 @@ from fastconv.reference import (
     conv2d,
     conv_transpose2d,
     max_pool2d,
+    recurrent,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "conv2d",
     "conv_transpose2d",
     "max_pool2d",
+    "recurrent",
 ]
