@@ -246,19 +246,28 @@ void input_grad(const Conv2dShape& s, const S* grad_output, const S* weight, con
   const int64_t phases_w = smaller(s.window.stride_w, s.W);
   Scratch<Tap> taps(s.window.R, s.window.S);
   Scratch<Product<S>> phases(phases_h, phases_w);
+  Scratch<PhasePlace> places(phases_h, phases_w);
   Tap* next = taps.data();
   int64_t count = 0;
   for (int64_t phase = 0; phase < phases_h * phases_w; ++phase) {
     const int64_t a = phase / phases_w, b = phase % phases_w;
     const int64_t tap_count = set_phase_taps(s, a, b, next);
     if (tap_count == 0) continue;
-    Product<S>& p = phases.data()[count++];
+    Product<S>& p = phases.data()[count];
     p = phase_product(s, a, b, grad_output, weight, start, grad_input);
     set_taps(p, next, tap_count);
+    places.data()[count++] = {a, b};
     next += tap_count;
   }
   const bool gaps = count < phases_h * phases_w;  // between the windows
   if (gaps) start_input(s, start, grad_input);
+  if (count > 1 &&
+      choose_algorithm(phases.data()[0], false).algorithm == Conv2dAlgorithm::kDepthwise) {
+    const int64_t* stride = s.input.s;
+    const Target<S> image = {grad_input, stride[0], stride[1],
+                             stride[2],  stride[3], {s.N, s.H, s.W}};
+    return run_depthwise_phases(phases.data(), places.data(), count, image, s.window);
+  }
   run_phases(phases.data(), count);
 }
 

@@ -72,7 +72,7 @@ Conv2dChoice choose_algorithm(const Product<S>& p, bool prepared) {
   const double direct = product * static_cast<double>(p.G * p.K * source.depth()) *
                         static_cast<double>(source.grid.count());
   const double winograd = winograd_cost(p, prepared);
-  const bool depthwise = source.C == 1 && p.K == 1 && p.G > 1 && source.tap_count > 0;
+  const bool depthwise = source.C == 1 && p.G > 1 && source.tap_count > 0;
   const auto choice = [&](Conv2dAlgorithm algorithm) {
     return Conv2dChoice{algorithm, direct, winograd};
   };

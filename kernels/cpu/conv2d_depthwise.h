@@ -1,402 +1,90 @@
-// Depthwise convolution: one source channel and one target channel per group, so no product of
-// matrices but a weighted sum of shifted images. Both passes of conv2d.cpp, and the weight's
-// gradient:
+// Depthwise convolution: one source channel per group, so no product of matrices but weighted sums
+// of shifted images. Both passes of conv2d.cpp:
 //
-//   target[n,g,i,j]  = bias[g] + sum_t weight[g,t] * source[n,g,row,column]
-//   grad_weight[g,t] = sum_{n,i,j} grad_output[n,g,i,j] * source[n,g,row,column]
-//
+//   target[n,g*K+k,i,j] = bias[g*K+k] + sum_t weight[g,k,t] * source[n,g,row,column]
 //   with  row = i * step_h + h(t),  column = j * step_w + w(t)
 //
-// Two arrangements:
-//   lanes are channels (NHWC)  per pixel and kLanes channels, a sum over the taps that lie inside
-//   lanes are columns (else)   source rows are widened, padded and split by column phase (column mod
-//                              step_w) into a ring of rows, from which every tap reads contiguously;
-//                              with more phases than taps in a row, each tap has a copy of its own
-// Cost: 2 flops per tap and target element; the ring adds one copy of each source row.
+// Two arrangements of the lanes, with a block of target pixels in registers:
+//   channels   NHWC, read where it lies; planes of few pixels, by way of a transposition
+//              (conv2d_depthwise_channels.cpp, conv2d_depthwise_channel_sums.h)
+//   pixels     else: those of a row, over rows that are widened and padded once, in cache
+//              (conv2d_depthwise_pixels.cpp, conv2d_depthwise_pixel_sums.h)
+// Results do not depend on how the work is cut.
+// Cost: 2 flops per tap and target element; one copy of each source row that is not read in place.
 #pragma once
 #include "../parallel.h"
 #include "conv2d_pixels.h"
 
 namespace fastconv::cpu::FASTCONV_ISA {
 
-// Source rows of one plane as the taps of a target row need them: element (phase, x) of row h is
-// source column  first_column + x * step_w + phase,  zero outside.
-template <class S>
-class RowRing {
- public:
-  using T = Compute<S>;
-
-  explicit RowRing(const PixelSource<S>& source)
-      : source_(source),
-        first_row_(source.taps[0].h),
-        first_column_(source.taps[0].w),
-        last_row_(first_row_),
-        last_column_(first_column_) {
-    for (int64_t t = 1; t < source.tap_count; ++t) {
-      const Tap& tap = source.taps[t];
-      first_row_ = smaller(first_row_, tap.h), last_row_ = larger(last_row_, tap.h);
-      first_column_ = smaller(first_column_, tap.w), last_column_ = larger(last_column_, tap.w);
-    }
-    slots_ = smaller(last_row_ - first_row_ + 1, source.H);
-    // The window is a grid of taps: each row has the columns of the first.
-    while (row_taps_ < source.tap_count && source.taps[row_taps_].h == source.taps[0].h)
-      ++row_taps_;
-    by_phase_ = source.step_w <= row_taps_;
-    phases_ = by_phase_ ? source.step_w : row_taps_;
-    // Reads go up to one vector behind the last pixel of the last tap.
-    phase_stride_ = source.grid.J + Vec<T>::kLanes;
-    if (by_phase_) phase_stride_ += (last_column_ - first_column_) / source.step_w;
-    row_stride_ = phase_stride_ * phases_;
-  }
-
-  int64_t slots() const { return slots_; }
-  int64_t rows() const { return slots_ + 1; }  // of memory: the last is zero
-  int64_t row_stride() const { return row_stride_; }
-
-  // Lends memory: rows() * row_stride() elements, slots() and tap_count numbers.
-  void use(T* memory, int64_t* tags, int64_t* columns) {
-    memory_ = memory, tags_ = tags, columns_ = columns;
-    for (int64_t t = 0; t < source_.tap_count; ++t) {
-      const int64_t column = source_.taps[t].w - first_column_;
-      columns[t] = by_phase_ ? column % source_.step_w * phase_stride_ + column / source_.step_w
-                             : t % row_taps_ * phase_stride_;
-    }
-  }
-
-  void start(const S* plane) {
-    plane_ = plane;
-    for (int64_t i = 0; i < slots_; ++i) tags_[i] = -1;
-    clear_run(memory_ + slots_ * row_stride_, row_stride_);
-  }
-
-  // What every tap of target row i reads for its pixels 0, 1, ...: the row of zeros, if it lies
-  // outside. Taps of one source row follow each other.
-  FASTCONV_INLINE void rows(int64_t i, const T** rows) {
-    const T* row = nullptr;
-    for (int64_t t = 0; t < source_.tap_count; ++t) {
-      if (t == 0 || source_.taps[t].h != source_.taps[t - 1].h) row = row_at(i, source_.taps[t]);
-      rows[t] = row + columns_[t];
-    }
-  }
-
- private:
-  const T* row_at(int64_t i, const Tap& tap) {
-    const int64_t h = i * source_.step_h + tap.h;
-    const int64_t slot = h < 0 || h >= source_.H ? slots_ : h % slots_;
-    if (slot < slots_ && tags_[slot] != h) fill(slot, h);
-    return memory_ + slot * row_stride_;
-  }
-
-  void fill(int64_t slot, int64_t h) {
-    tags_[slot] = h;
-    const S* from = plane_ + h * source_.stride_h;
-    const int64_t step = source_.step_w;
-    for (int64_t phase = 0; phase < phases_; ++phase) {
-      T* to = memory_ + slot * row_stride_ + phase * phase_stride_;
-      // x with a column inside [0, W).
-      const int64_t column = by_phase_ ? first_column_ + phase : source_.taps[phase].w;
-      const int64_t begin = smaller(column >= 0 ? 0 : divide_up(-column, step), phase_stride_);
-      const int64_t end = larger(
-          smaller(column >= source_.W ? 0 : divide_up(source_.W - column, step), phase_stride_),
-          begin);
-      clear_run(to, begin);
-      copy_run(to + begin, from + (column + begin * step) * source_.stride_w,
-               step * source_.stride_w, end - begin);
-      clear_run(to + end, phase_stride_ - end);
-    }
-  }
-
-  const PixelSource<S>& source_;
-  int64_t first_row_, first_column_, last_row_, last_column_;
-  int64_t row_taps_ = 0, phases_, slots_, phase_stride_, row_stride_;
-  bool by_phase_;
-  const S* plane_ = nullptr;
-  T* memory_ = nullptr;
-  int64_t* tags_ = nullptr;     // which source row a slot holds
-  int64_t* columns_ = nullptr;  // where a tap begins in a row
+// Which pixels of an image a product is about: those at (i * stride_h + a, j * stride_w + b).
+struct PhasePlace {
+  int64_t a, b;
 };
 
-// Target row i of a plane from the ring's rows: four vectors of pixels share a tap's broadcast.
+// One of the products that make up an image together: its pixel (i, j) is the image's pixel
+// (i * step_h + a, j * step_w + b). They read the same source, with step 1 if there are several.
 template <class S>
-FASTCONV_INLINE void depthwise_row(RowRing<S>& ring, const PixelSource<S>& source, int64_t i,
-                                   const Compute<S>* weight, const Product<S>& p, int64_t g,
-                                   const Compute<S>** rows, S* target) {
-  const Compute<S> bias = p.bias ? p.bias[g] : Compute<S>{0};
-  using V = Vec<Compute<S>>;
-  constexpr int kVectors = 4;
-  ring.rows(i, rows);
-  for (int64_t j = 0; j < source.grid.J; j += kVectors * V::kLanes) {
-    const int64_t count = smaller(source.grid.J - j, int64_t{kVectors} * V::kLanes);
-    const int64_t vectors = divide_up(count, int64_t{V::kLanes});
-    Compute<S> sums[kVectors * V::kLanes];
-    const auto sum = [&](auto vector_count) {
-      constexpr int kCount = decltype(vector_count)::value;
-      V acc[kCount];
-#pragma GCC unroll 4
-      for (int v = 0; v < kCount; ++v) acc[v] = V::broadcast(bias);
-      for (int64_t t = 0; t < source.tap_count; ++t) {
-        const V factor = V::broadcast(weight[t]);
-#pragma GCC unroll 4
-        for (int v = 0; v < kCount; ++v)
-          acc[v] = acc[v] + factor * V::load(rows[t] + j + v * V::kLanes);
-      }
-#pragma GCC unroll 4
-      for (int v = 0; v < kCount; ++v) acc[v].store(sums + v * V::kLanes);
-    };
-    if (vectors == 4)
-      sum(std::integral_constant<int, 4>());
-    else if (vectors == 3)
-      sum(std::integral_constant<int, 3>());
-    else if (vectors == 2)
-      sum(std::integral_constant<int, 2>());
-    else
-      sum(std::integral_constant<int, 1>());
-    p.store_pixels(target + j * p.target.stride_j, sums, count, g);
-  }
-}
+struct DepthwisePart {
+  Product<S> product;
+  int64_t a, b;
+};
 
 template <class S>
-void run_depthwise_columns(const Product<S>& p) {
-  using T = Compute<S>;
+struct DepthwiseImage {
+  Target<S> target;  // of all pixels; its grid says how many
+  int64_t step_h, step_w;
+  bool has_gaps;  // pixels of no part: the bias, or zero
+};
+
+#define FASTCONV_DEPTHWISE(S)                                               \
+  void run_depthwise_channels(const DepthwisePart<S>* parts, int64_t count, \
+                              const DepthwiseImage<S>& image);              \
+  void run_depthwise_pixels(const Product<S>& p);
+FASTCONV_DEPTHWISE(float)
+FASTCONV_DEPTHWISE(double)
+FASTCONV_DEPTHWISE(Float16)
+FASTCONV_DEPTHWISE(BFloat16)
+#undef FASTCONV_DEPTHWISE
+
+// Whether planes are better transposed, so that lanes are channels. In cycles per register of target
+// pixels (Zen 4, 2026-11): to transpose takes some for every pixel; lanes of pixels are partly empty,
+// and each row that is padded, and each phase of the stride that is split, takes its time.
+template <class S>
+bool transposing_pays(const Product<S>& p) {
+  constexpr int64_t kLanes = Vec<Compute<S>>::kLanes;
   const PixelSource<S>& source = p.source;
-  const int64_t taps = source.tap_count, I = source.grid.I;
-  const int64_t work = source.grid.J * taps + source.W;
-  // p.target.grid may have its rows joined; stride_i is that of a row all the same.
-  parallel_for(
-      source.grid.N * p.G * I, (int64_t{1} << 14) / work + 1, [&](int64_t begin, int64_t end) {
-        RowRing<S> ring(source);
-        Scratch<T> memory(ring.rows(), ring.row_stride()), weight(taps);
-        Scratch<int64_t> numbers(ring.slots() + taps);
-        Scratch<const T*> rows(taps);
-        ring.use(memory.data(), numbers.data(), numbers.data() + ring.slots());
-        for (int64_t row = begin; row < end; ++row) {
-          const int64_t i = row % I, g = row / I % p.G, n = row / I / p.G;
-          if (row == begin || i == 0) {
-            ring.start(source.data + n * source.stride_n + g * source.stride_c);
-            for (int64_t t = 0; t < taps; ++t)
-              weight.data()[t] = to_compute(p.weight[g * p.weight_g + source.taps[t].weight]);
-          }
-          depthwise_row(ring, source, i, weight.data(), p, g, rows.data(),
-                        p.target.data + n * p.target.stride_n + g * p.target.stride_k +
-                            i * p.target.stride_i);
-        }
-      });
+  const auto waste = [](int64_t count) {
+    return static_cast<double>(divide_up(count, kLanes) * kLanes) / static_cast<double>(count);
+  };
+  const double taps = static_cast<double>(source.tap_count), J = static_cast<double>(source.grid.J);
+  const double area = static_cast<double>(source.step_h) * static_cast<double>(source.step_w);
+  const double channels = (taps + 6.5 * (area + 1) + 6) * waste(p.G * p.K);
+  const double pixels = taps * waste(source.grid.J) * (area > 1 ? 1.6 : 1.15) + 10 * area + 280 / J;
+  return channels < pixels;
 }
 
-// The taps of pixel (i, j) that lie inside: where each reads channel 0, and its number. `until` is
-// the first pixel behind j that has other taps.
-template <class S>
-FASTCONV_INLINE int64_t taps_inside_pixel(const PixelSource<S>& source, int64_t n, int64_t i,
-                                          int64_t j, const S** from, int64_t* number,
-                                          int64_t& until) {
-  int64_t count = 0;
-  until = source.grid.J;
-  for (int64_t t = 0; t < source.tap_count; ++t) {
-    const Tap& tap = source.taps[t];
-    if (!source.row_inside(tap, i)) continue;
-    if (j < tap.j_begin) until = smaller(until, tap.j_begin);
-    if (j < tap.j_begin || j >= tap.j_end) continue;
-    until = smaller(until, tap.j_end);
-    from[count] = source.row_of(tap, n, i) + j * source.pixel_stride();
-    number[count++] = t;
-  }
-  return count;
-}
-
-// kPixels neighbouring pixels with the same taps, all channels: the pixels share each load of a
-// weight.
-template <int kPixels, class S>
-FASTCONV_INLINE void depthwise_pixels(const Product<S>& p, const Compute<S>* weight, int64_t offset,
-                                      int64_t count, const S* const* from, const int64_t* number,
-                                      S* to) {
-  using V = Vec<Compute<S>>;
-  const int64_t step = p.source.pixel_stride(), G = p.G;
-  int64_t g = 0;
-  for (; g + V::kLanes <= G; g += V::kLanes) {
-    V sum[kPixels];
-#pragma GCC unroll 8
-    for (int q = 0; q < kPixels; ++q) sum[q] = p.bias ? V::load(p.bias + g) : V::zero();
-    for (int64_t t = 0; t < count; ++t) {
-      const V factor = V::load(weight + number[t] * G + g);
-      const S* pixel = from[t] + offset + g;
-#pragma GCC unroll 8
-      for (int q = 0; q < kPixels; ++q)
-        sum[q] = sum[q] + load_as_compute(pixel + q * step) * factor;
-    }
-#pragma GCC unroll 8
-    for (int q = 0; q < kPixels; ++q) {
-      S* at = to + q * p.target.stride_j + g;
-      store_from_compute(at, p.finished(sum[q], g, V::kLanes, at));
-    }
-  }
-  if (g == G) return;
-  for (int q = 0; q < kPixels; ++q) {
-    V sum = p.bias ? load_some(p.bias + g, G - g) : V::zero();
-    for (int64_t t = 0; t < count; ++t)
-      sum = sum + load_some_as_compute(from[t] + offset + q * step + g, G - g) *
-                      load_some(weight + number[t] * G + g, G - g);
-    S* at = to + q * p.target.stride_j + g;
-    store_some_from_compute(at, p.finished(sum, g, G - g, at), G - g);
-  }
-}
-
-template <class S>
-void run_depthwise_channels(const Product<S>& p) {
-  using T = Compute<S>;
-  constexpr int kPixels = kVectorRegisters == 32 ? 8 : 4;
-  const PixelSource<S>& source = p.source;
-  const int64_t taps = source.tap_count, G = p.G, I = source.grid.I, J = source.grid.J;
-  const int64_t step = source.pixel_stride();
-  Scratch<T> packed(taps, G);  // [t][g]
-  T* weight = packed.data();
-  for (int64_t t = 0; t < taps; ++t)
-    copy_run(weight + t * G, p.weight + source.taps[t].weight, p.weight_g, G);
-
-  parallel_for(source.grid.N * I, (int64_t{1} << 14) / (J * G * taps) + 1,
-               [&](int64_t begin, int64_t end) {
-                 Scratch<const S*> from(taps);
-                 Scratch<int64_t> number(taps);
-                 for (int64_t row = begin; row < end; ++row) {
-                   const int64_t i = row % I, n = row / I;
-                   S* to = p.target.data + n * p.target.stride_n + i * p.target.stride_i;
-                   for (int64_t j = 0, until; j < J;) {
-                     const int64_t first = j;
-                     const int64_t count =
-                         taps_inside_pixel(source, n, i, j, from.data(), number.data(), until);
-                     for (; j + kPixels <= until; j += kPixels)
-                       depthwise_pixels<kPixels>(p, weight, (j - first) * step, count, from.data(),
-                                                 number.data(), to + j * p.target.stride_j);
-                     for (; j < until; ++j)
-                       depthwise_pixels<1>(p, weight, (j - first) * step, count, from.data(),
-                                           number.data(), to + j * p.target.stride_j);
-                   }
-                 }
-               });
-}
-
-// At least one tap.
 template <class S>
 void run_depthwise(const Product<S>& p) {
-  if (p.source.stride_c == 1 && p.target.stride_k == 1)
-    run_depthwise_channels(p);
-  else
-    run_depthwise_columns(p);
+  const bool channels = p.source.stride_c == 1 && p.target.stride_k == 1;
+  if (!channels && !transposing_pays(p)) return run_depthwise_pixels(p);
+  const DepthwisePart<S> part = {p, 0, 0};
+  DepthwiseImage<S> image = {p.target, 1, 1, false};
+  image.target.grid = p.source.grid;
+  run_depthwise_channels(&part, 1, image);
 }
 
-// The weight's gradient of channel g, lanes are columns: one vector of sums per tap, and images and
-// rows in order, whatever the number of threads.
+// All phases of a strided convolution's input gradient at once: they read the same rows. Pixels of no
+// phase hold their value already.
 template <class S>
-void depthwise_weight_grad_columns(const PixelSource<S>& source, const PixelSource<S>& grad,
-                                   int64_t g, Compute<S>* sums) {
-  using T = Compute<S>;
-  using V = Vec<T>;
-  const int64_t taps = source.tap_count, J = source.grid.J;
-  RowRing<S> ring(source);
-  Scratch<T> memory(ring.rows(), ring.row_stride()), lanes(taps * V::kLanes);
-  Scratch<T> grad_row(J + V::kLanes);
-  Scratch<int64_t> numbers(ring.slots() + taps);
-  Scratch<const T*> rows(taps);
-  ring.use(memory.data(), numbers.data(), numbers.data() + ring.slots());
-  clear_run(lanes.data(), taps * V::kLanes);
-  clear_run(grad_row.data(), J + V::kLanes);
-  for (int64_t n = 0; n < source.grid.N; ++n) {
-    ring.start(source.data + n * source.stride_n + g * source.stride_c);
-    for (int64_t i = 0; i < source.grid.I; ++i) {
-      copy_run(grad_row.data(),
-               grad.data + n * grad.stride_n + g * grad.stride_c + i * grad.stride_h, grad.stride_w,
-               J);
-      ring.rows(i, rows.data());
-      for (int64_t t = 0; t < taps; ++t) {
-        const T* row = rows.data()[t];
-        V sum = V::load(lanes.data() + t * V::kLanes);
-        int64_t j = 0;
-        for (; j + V::kLanes <= J; j += V::kLanes)
-          sum = sum + V::load(grad_row.data() + j) * V::load(row + j);
-        // Behind the row's end a zero must not meet an infinity.
-        if (j < J) sum = sum + V::load(grad_row.data() + j) * load_some(row + j, J - j);
-        sum.store(lanes.data() + t * V::kLanes);
-      }
-    }
-  }
-  for (int64_t t = 0; t < taps; ++t) {
-    T sum = 0;
-    for (int64_t l = 0; l < V::kLanes; ++l) sum += lanes.data()[t * V::kLanes + l];
-    sums[t] = sum;
-  }
-}
-
-// kTaps taps of `pixels` neighbouring pixels: the taps share each load of a gradient.
-template <int kTaps, class S>
-FASTCONV_INLINE void add_taps(const S* const* from, const int64_t* number, int64_t step,
-                              const S* grad, int64_t grad_step, int64_t pixels, int64_t lanes,
-                              Compute<S>* sums) {
-  using V = Vec<Compute<S>>;
-  V sum[kTaps];
-#pragma GCC unroll 8
-  for (int t = 0; t < kTaps; ++t) sum[t] = V::load(sums + number[t] * V::kLanes);
-  const auto add = [&](auto load) {
-    for (int64_t q = 0; q < pixels; ++q) {
-      const V factor = load(grad + q * grad_step);
-#pragma GCC unroll 8
-      for (int t = 0; t < kTaps; ++t) sum[t] = sum[t] + factor * load(from[t] + q * step);
-    }
-  };
-  if (lanes == V::kLanes)
-    add([](const S* at) { return load_as_compute(at); });
-  else
-    add([lanes](const S* at) { return load_some_as_compute(at, lanes); });
-#pragma GCC unroll 8
-  for (int t = 0; t < kTaps; ++t) sum[t].store(sums + number[t] * V::kLanes);
-}
-
-// The same for `lanes` channels from g on, lanes are channels; sums is [t][kLanes].
-template <class S>
-void depthwise_weight_grad_channels(const PixelSource<S>& source, const PixelSource<S>& grad,
-                                    int64_t g, int64_t lanes, Compute<S>* sums) {
-  constexpr int kTaps = kVectorRegisters == 32 ? 8 : 4;
-  Scratch<const S*> from(source.tap_count);
-  Scratch<int64_t> number(source.tap_count);
-  const int64_t step = source.pixel_stride();
-  clear_run(sums, source.tap_count * Vec<Compute<S>>::kLanes);
-  PixelSource<S> channels = source;
-  channels.data += g;
-  for (int64_t n = 0; n < source.grid.N; ++n)
-    for (int64_t i = 0; i < source.grid.I; ++i)
-      for (int64_t j = 0, until; j < source.grid.J; j = until) {
-        const int64_t count =
-            taps_inside_pixel(channels, n, i, j, from.data(), number.data(), until);
-        const S* at = grad.data + n * grad.stride_n + i * grad.stride_h + j * grad.stride_w + g;
-        int64_t t = 0;
-        for (; t + kTaps <= count; t += kTaps)
-          add_taps<kTaps>(from.data() + t, number.data() + t, step, at, grad.stride_w, until - j,
-                          lanes, sums);
-        for (; t < count; ++t)
-          add_taps<1>(from.data() + t, number.data() + t, step, at, grad.stride_w, until - j, lanes,
-                      sums);
-      }
-}
-
-// grad_weight[g * stride_g + taps[t].weight], for all groups.
-template <class S>
-void depthwise_weight_grad(const PixelSource<S>& source, const PixelSource<S>& grad, int64_t G,
-                           S* grad_weight, int64_t stride_g) {
-  using T = Compute<S>;
-  const bool channels = source.stride_c == 1 && grad.stride_c == 1 && source.stride_w != 1;
-  const int64_t block = channels ? Vec<T>::kLanes : 1, taps = source.tap_count;
-  parallel_for(divide_up(G, block), 1, [&](int64_t begin, int64_t end) {
-    Scratch<T> sums(taps * block);
-    for (int64_t task = begin; task < end; ++task) {
-      const int64_t g = task * block, lanes = smaller(block, G - g);
-      if (channels)
-        depthwise_weight_grad_channels(source, grad, g, lanes, sums.data());
-      else
-        depthwise_weight_grad_columns(source, grad, g, sums.data());
-      for (int64_t l = 0; l < lanes; ++l)
-        for (int64_t t = 0; t < taps; ++t)
-          grad_weight[(g + l) * stride_g + source.taps[t].weight] =
-              from_compute<S>(sums.data()[t * block + l]);
-    }
-  });
+void run_depthwise_phases(const Product<S>* phases, const PhasePlace* places, int64_t count,
+                          const Target<S>& image, const Window2d& window) {
+  Scratch<DepthwisePart<S>> parts(count);
+  for (int64_t i = 0; i < count; ++i) parts.data()[i] = {phases[i], places[i].a, places[i].b};
+  const int64_t all =
+      smaller(window.stride_h, image.grid.I) * smaller(window.stride_w, image.grid.J);
+  run_depthwise_channels(parts.data(), count,
+                         {image, window.stride_h, window.stride_w, count < all});
 }
 
 }  // namespace fastconv::cpu::FASTCONV_ISA

@@ -5,7 +5,7 @@
 //   conv2d_weight_grad_rows.h      few channels, NCHW: lanes are pixels
 //   conv2d_weight_grad_blocks.h    all else: a matrix product whose depth is the pixels
 #include "../conv2d.h"
-#include "conv2d_depthwise.h"
+#include "conv2d_depthwise_weight_grad.h"
 #include "conv2d_grouped_weight_grad.h"
 #include "conv2d_weight_grad_blocks.h"
 #include "conv2d_weight_grad_rows.h"
@@ -41,7 +41,7 @@ void weight_grad(const Conv2dShape& s, const S* grad_output, const S* input, S* 
   PixelSource<S> source = input_source(s, input);
   PixelSource<S> grad = output_source(s, grad_output, {s.N, s.P, s.Q});
   const int64_t *stride = s.weight.s, K = s.K / s.G, taps = s.window.R * s.window.S;
-  const bool depthwise = source.C == 1 && K == 1 && s.G > 1;
+  const bool depthwise = source.C == 1 && s.G > 1;
   const bool channels_last = s.input.s[1] == 1 && s.input.s[3] != 1;
 
   // The window's taps, and behind them the single one that reads a pixel itself.
@@ -52,7 +52,7 @@ void weight_grad(const Conv2dShape& s, const S* grad_output, const S* input, S* 
   source.taps = tap.data(), source.tap_count = taps;
   grad.taps = tap.data() + taps, grad.tap_count = 1;
   if (depthwise) {
-    depthwise_weight_grad(source, grad, s.G, grad_weight, stride[0]);
+    depthwise_weight_grad(source, grad, s.G, K, grad_weight, stride[0]);
   } else if (grouped_weight_grad_pays(source, grad, s.G)) {
     grouped_weight_grad(source, grad, s.G, grad_weight, stride[0], stride[1]);
   } else if (!channels_last && rows_pay(source, K)) {
