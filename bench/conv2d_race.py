@@ -78,10 +78,6 @@ class Result:
         """Return the row that was measured."""
         return Row(self.what, self.layer, self.batch, self.dtype, self.layout)
 
-    def as_dict(self) -> dict[str, object]:
-        """Return the figures for a record."""
-        return asdict(self)
-
 
 def make_problem(row: Row) -> Problem:
     """Build the inputs: normal data, weights that keep the variance; a bias in every backward."""

@@ -7,7 +7,6 @@ are held against torch's own in float64; those of a maximum must be the same.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -137,8 +136,3 @@ def measure(row: Row, budget: float, roof: Roof) -> Result:
         large=moved > LARGE_BYTES,
         wrong=wrong,
     )
-
-
-def geometric_mean(values: Sequence[float]) -> float:
-    """Return the mean of ratios."""
-    return math.exp(sum(map(math.log, values)) / len(values)) if values else math.nan
