@@ -60,6 +60,7 @@ if HAS_TORCH:
     from fastconv.ops.conv_transpose2d import conv_transpose2d as _conv_transpose2d_op
     from fastconv.ops.max_pool2d import max_pool2d as _max_pool2d_op
     from fastconv.ops.max_pool2d import max_pool2d_with_indices as _max_pool2d_with_indices_op
+    from fastconv.ops.max_pool2d import max_pool2d_with_taps as _max_pool2d_with_taps_op
 
     _strided = torch.strided
     _is_grad_enabled = torch.is_grad_enabled
@@ -69,6 +70,7 @@ if HAS_TORCH:
     _conv_transpose2d = _conv_transpose2d_op.call
     _max_pool2d = _max_pool2d_op.call
     _max_pool2d_with_indices = _max_pool2d_with_indices_op.call
+    _max_pool2d_with_taps = _max_pool2d_with_taps_op.call
     _max_pool2d_dtypes = _max_pool2d_op.torch_dtypes
 elif not TYPE_CHECKING:
 
@@ -292,9 +294,9 @@ def max_pool2d(
             window = max_pool2d_window(
                 "max_pool2d", kernel_size, stride, padding, dilation, ceil_mode
             )
-        # In a compiled graph the op itself would have to look for the indices again.
+        # In a compiled graph the op itself would have to look for the places again.
         if _is_compiling() and input.requires_grad and _is_grad_enabled():
-            return _max_pool2d_with_indices(input, *window)[0]
+            return _max_pool2d_with_taps(input, *window)[0]
         return _max_pool2d(input, *window)
     core = _backend.array_core
     if core is not None and (type(input) is ndarray or _arrays.core_serves(input)):

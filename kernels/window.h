@@ -33,8 +33,12 @@ struct TapRange {
 
 static inline constexpr TapRange taps_inside(int64_t start, int64_t dilation, int64_t taps,
                                              int64_t extent) {
-  int64_t begin = start >= 0 ? 0 : (-start + dilation - 1) / dilation;
-  int64_t end = start >= extent ? 0 : (extent - start + dilation - 1) / dilation;
+  // A division takes longer than what a pooling does with some rows.
+  int64_t begin = start >= 0 ? 0 : -start, end = start >= extent ? 0 : extent - start;
+  if (dilation != 1) {
+    begin = (begin + dilation - 1) / dilation;
+    end = (end + dilation - 1) / dilation;
+  }
   if (end > taps) end = taps;
   if (begin > end) begin = end;
   return {begin, end};

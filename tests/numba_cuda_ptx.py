@@ -31,21 +31,23 @@ def main() -> None:
     device = python_types.SimpleNamespace(compute_capability=CAPABILITY)
     numba.cuda.dispatcher.get_current_device = lambda: device
     geometry, window = (types.UniTuple(types.int64, count) for count in (7, 8))
-    indices, sums = array(types.int64), array(types.float64, 3)
+    indices, taps = array(types.int64), array(types.uint8)
+    sums, flag, width = array(types.float64, 3), types.boolean, types.int64
     for name, kind in KINDS.items():
         is_half, of = name.endswith("float16"), array(kind)
         is_floating = is_half or isinstance(kind, types.Float)
         least = types.float64 if is_floating else types.int64
         calls = [
-            (max_pool2d_cuda._forward, (of, of, indices, types.boolean, least, window)),
-            (max_pool2d_cuda._forward, (of, of, of, types.boolean, least, window)),
+            (max_pool2d_cuda._forward, (of, of, places, types.int64, least, window))
+            for places in (indices, taps, of)
         ]
         if is_floating:
             calls += [
                 (conv2d_cuda._forward, (of, of, array(kind, 1), types.boolean, of, geometry)),
                 (conv2d_cuda._input_grad, (of, of, array(kind, 1), types.boolean, of, geometry)),
                 (conv2d_cuda._weight_grad, (of, of, of, geometry)),
-                (max_pool2d_cuda._scatter, (of, indices, sums)),
+                (max_pool2d_cuda._scatter, (of, indices, flag, width, window, sums)),
+                (max_pool2d_cuda._scatter, (of, taps, flag, width, window, sums)),
                 (max_pool2d_cuda._round, (sums, of)),
             ]
         for kernel, signature in calls:

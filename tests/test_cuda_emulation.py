@@ -43,6 +43,7 @@ class MaxPool2dShape(ctypes.Structure):
 
     _fields_ = (
         ("dtype", ctypes.c_int32),
+        ("where", ctypes.c_int32),
         *((name, ctypes.c_int64) for name in "NCHWPQ"),
         ("window", Window),
         ("input", Strides),
@@ -124,42 +125,47 @@ class PoolProblem:
         self.kernel = pair(case.kernel_size)
         self.stride = self.kernel if case.stride is None else pair(case.stride)
         self.padding, self.dilation = pair(case.padding), pair(case.dilation)
+        arguments = (self.input, self.kernel, self.stride, self.padding, self.dilation)
         self.output, self.indices = max_pool2d_reference.max_pool2d_with_indices(
-            self.input, self.kernel, self.stride, self.padding, self.dilation, case.ceil_mode
+            *arguments, case.ceil_mode
         )
+        _, self.taps = max_pool2d_reference.max_pool2d_with_taps(*arguments, case.ceil_mode)
         self.grad_output = random.integers(-2, 3, self.output.shape).astype(self.dtype)
 
-    def shape(self, input, output, indices, window=True):
+    def shape(self, input, output, places, window=True):
         (n, c, h, w), (_, _, p, q) = input.shape, output.shape
         known = Window(*self.kernel, *self.stride, *self.padding, *self.dilation)
+        where = "uint8" if places is not None and places.dtype == np.uint8 else "int64"
         return MaxPool2dShape(
             cuda_emulator.DTYPES.index(self.dtype.name),
+            cuda_emulator.DTYPES.index(where),
             *(n, c, h, w, p, q),
-            known if window else Window(1, 1, 1, 1, 0, 0, 1, 1),
+            known if window else Window(),
             strides_of(input),
             strides_of(output),
-            Strides() if indices is None else strides_of(indices),
+            Strides() if places is None else strides_of(places),
         )
 
-    def check_forward(self, layout, with_indices):
+    def check_forward(self, layout, places=None):
+        """Values alone, or with the places: indices or taps."""
         input = laid_out(self.input, self.dtype, layout)
         output = born_poisoned(self.output.shape, self.dtype, layout)
-        indices = born_poisoned(self.output.shape, np.dtype(np.int64), layout)
-        written = (output, indices) if with_indices else (output,)
-        shape = ctypes.byref(self.shape(input, output, indices if with_indices else None))
-        arguments = (shape, input, output, indices if with_indices else None)
-        cuda_emulator.call("emulate_max_pool2d", *arguments, read=(input,), write=written)
+        written = None if places is None else born_poisoned(places.shape, places.dtype, layout)
+        shape = ctypes.byref(self.shape(input, output, written))
+        results = (output,) if written is None else (output, written)
+        arguments = (shape, input, output, written)
+        cuda_emulator.call("emulate_max_pool2d", *arguments, read=(input,), write=results)
         assert_same(output, self.output)
-        if with_indices:
-            assert_same(indices, self.indices)
+        if written is not None:
+            assert_same(written, places)
 
-    def check_backward(self, layout, window):
+    def check_backward(self, layout, places, window=True):
         grad_output = laid_out(self.grad_output, self.dtype, layout)
-        indices = laid_out(self.indices, np.dtype(np.int64), layout)
+        places = laid_out(places, places.dtype, layout)
         grad_input = born_poisoned(self.input.shape, self.dtype, layout)
-        shape = ctypes.byref(self.shape(grad_input, grad_output, indices, window))
-        arguments = (shape, grad_output, indices, grad_input)
-        read, write = (grad_output, indices), (grad_input,)
+        shape = ctypes.byref(self.shape(grad_input, grad_output, places, window))
+        arguments = (shape, grad_output, places, grad_input)
+        read, write = (grad_output, places), (grad_input,)
         cuda_emulator.call("emulate_max_pool2d_backward", *arguments, read=read, write=write)
         truth = max_pool2d_reference.max_pool2d_backward(
             self.grad_output, self.indices, self.input.shape
@@ -179,8 +185,10 @@ pool_cases = pytest.mark.parametrize(
 @pool_cases
 def test_max_pool2d(case, dtype, layout):
     problem = PoolProblem(case, dtype)
-    problem.check_forward(layout, with_indices=True)
-    problem.check_forward(layout, with_indices=False)
+    problem.check_forward(layout)
+    problem.check_forward(layout, problem.indices)
+    if dtype in FLOATING:
+        problem.check_forward(layout, problem.taps)
 
 
 @each_layout
@@ -188,8 +196,9 @@ def test_max_pool2d(case, dtype, layout):
 @pool_cases
 def test_max_pool2d_backward(case, dtype, layout):
     problem = PoolProblem(case, dtype)
-    problem.check_backward(layout, window=True)
-    problem.check_backward(layout, window=False)
+    problem.check_backward(layout, problem.indices)
+    problem.check_backward(layout, problem.taps)
+    problem.check_backward(layout, problem.indices, window=False)
 
 
 def planted_kernels():
@@ -273,7 +282,9 @@ def test_extents_beyond_32_bits():
     case = Case("far dilation", (2, 3, 5, 6), (4, 3, 1, 1), stride=2, dilation=2**33)
     Conv2dProblem(case, "float32").check_all("NCHW", "NCHW")
     far = PoolCase("far dilation", (2, 3, 5, 6), 1, stride=1, dilation=2**33)
-    PoolProblem(far, "float16").check_forward("NHWC", with_indices=True)
+    far = PoolProblem(far, "float16")
+    for places in (far.indices, far.taps):
+        far.check_forward("NHWC", places)
     case = Case("far dilation, grouped", (2, 4, 5, 6), (4, 1, 1, 1), dilation=2**33, groups=4)
     Conv2dProblem(case, "bfloat16").check_all("NHWC", "NCHW")
 

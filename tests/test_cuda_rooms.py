@@ -91,7 +91,8 @@ def whole_numbers(operation, case):
 
 def name_of(op):
     """As errors say it: torch's name for what a caller called."""
-    return op.name().partition("::")[2].removesuffix("_with_indices")
+    name = op.name().partition("::")[2]
+    return name.removesuffix("_with_indices").removesuffix("_with_taps")
 
 
 def calls(operation, case):

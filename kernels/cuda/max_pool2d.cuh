@@ -17,7 +17,7 @@ template <class Index>
 struct Pool {
   const void* values;   // forward: input, backward: grad_output
   void* result;         // forward: output, backward: grad_input
-  int64_t* indices;     // forward writes them, backward reads them
+  void* places;         // indices or taps: forward writes them, backward reads them
   Index count;          // threads that have work
   Index C, H, W, P, Q;  // C in units of a thread's channels
   Index R, S, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
@@ -26,14 +26,13 @@ struct Pool {
 };
 
 template <class Index>
-Pool<Index> pool_of(const MaxPool2dShape& shape, const void* values, void* result,
-                    int64_t* indices) {
+Pool<Index> pool_of(const MaxPool2dShape& shape, const void* values, void* result, void* places) {
   const auto narrow = [](int64_t x) { return static_cast<Index>(x); };
   const Window2d& window = shape.window;
   Pool<Index> pool{};
   pool.values = values;
   pool.result = result;
-  pool.indices = indices;
+  pool.places = places;
   pool.C = narrow(shape.C), pool.H = narrow(shape.H), pool.W = narrow(shape.W);
   pool.P = narrow(shape.P), pool.Q = narrow(shape.Q);
   pool.R = narrow(window.R), pool.S = narrow(window.S);
@@ -43,7 +42,7 @@ Pool<Index> pool_of(const MaxPool2dShape& shape, const void* values, void* resul
   for (int axis = 0; axis < 4; ++axis) {
     pool.input[axis] = narrow(shape.input.s[axis]);
     pool.output[axis] = narrow(shape.output.s[axis]);
-    pool.index_strides[axis] = indices == nullptr ? 0 : narrow(shape.indices.s[axis]);
+    pool.index_strides[axis] = places == nullptr ? 0 : narrow(shape.indices.s[axis]);
   }
   pool.channels_last = shape.output.s[1] < shape.output.s[3];
   return pool;
@@ -69,6 +68,22 @@ inline bool fits_int32(const MaxPool2dShape& shape) {
   }
   return true;
 }
+
+// Bytes of what says which elements were taken.
+inline int64_t place_bytes(const MaxPool2dShape& shape) {
+  return shape.where == DType::kUInt8 ? 1 : 8;
+}
+
+// Can indices or taps of vectors along an axis be moved in vectors as well, indices two at a time?
+inline bool places_in_vectors(const MaxPool2dShape& shape, const void* places, int along,
+                              int64_t extent, int64_t lanes) {
+  const bool taps = shape.where == DType::kUInt8;
+  const int at_once = static_cast<int>(taps ? lanes : lanes > 1 ? 2 : 1);
+  return moves_in_vectors(places, shape.indices, along, extent, at_once, place_bytes(shape));
+}
+
+// The tap of a window without an element.
+constexpr uint8_t kNoTap = 255;
 
 // Calls body(piece, first n, first c) for pieces that fit_int32, or are one plane.
 template <class Body>

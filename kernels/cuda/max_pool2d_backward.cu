@@ -2,19 +2,18 @@
 // order.
 //
 //   grad_input[n,c,h,w] = sum of grad_output[n,c,p,q] over the p, q, in row-major order,
-//                         whose indices[n,c,p,q] == h * W + w
+//                         whose indices[n,c,p,q] == h * W + w, or whose taps say the same
 //
 // Letters: kernels/max_pool2d.h.
 //
-// When the shape names a window of more than one element, only the windows that cover h, w can have
-// taken it:
+// When the shape names the window, only the windows that cover h, w can have taken it:
 //   max_pool2d_backward_channels_kernel: one thread = 16 bytes of neighbouring channels of an input
 //   pixel.
 //   max_pool2d_backward_columns_kernel: one thread = kLanes neighbouring columns of one input row;
 //   any layout if kLanes is 1.
 //   Cost: ceil(R / stride_h) * ceil(S / stride_w) indices per element, from L1 but for the first
 //   touch.
-// When it does not (R * S <= 1: whoever calls knows the indices alone), an index may lie anywhere:
+// When it does not (R = 0: whoever calls knows the indices alone), an index may lie anywhere:
 //   max_pool2d_backward_scan_kernel: one block = 32 planes (n,c) x a band of input positions whose
 //   sums are in shared memory; one thread = one plane, whose indices it reads from first to last.
 //   Cost: every index is read ceil(H * W / band) times.
@@ -29,7 +28,15 @@ namespace cuda {
 
 namespace {
 
-template <class T, class Index>
+// The tap by which the window of an output holds an element `distance` behind its start, -1 if by none.
+template <class Index>
+__device__ __forceinline__ Index tap_at(Index distance, Index dilation) {
+  if (dilation == 1) return distance;
+  const Index tap = quotient(distance, dilation);
+  return tap * dilation == distance ? tap : -1;
+}
+
+template <class T, class Index, class Where>
 __global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>)
     max_pool2d_backward_channels_kernel(const Pool<Index> pool) {
   constexpr int kLanes = kVectorLanes<T>;
@@ -48,15 +55,26 @@ __global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>)
   // Add what took this pixel
   Wide<T> sums[kLanes] = {};
   for (Index p = rows.begin; p < rows.end; ++p) {
+    const Index r = tap_at(at.y + pool.pad_h - p * pool.stride_h, pool.dilation_h);
     for (Index q = columns.begin; q < columns.end; ++q) {
-      const int64_t* indices = pool.indices + offset_of(pool.index_strides, at.n, channel, p, q);
+      const Where* places = static_cast<const Where*>(pool.places) +
+                            offset_of(pool.index_strides, at.n, channel, p, q);
       const auto gradient = load_vector<T, kLanes>(static_cast<const T*>(pool.values) +
                                                    offset_of(pool.output, at.n, channel, p, q));
+      if constexpr (sizeof(Where) == 1) {
+        const Index s = tap_at(at.x + pool.pad_w - q * pool.stride_w, pool.dilation_w);
+        if (r < 0 || s < 0) continue;
+        const auto taken = load_vector<uint8_t, kLanes>(places);
 #pragma unroll
-      for (int v = 0; v < kLanes; v += 2) {
-        const auto taken = load_vector<int64_t, 2>(indices + v);
-        if (taken.lane[0] == wanted) sums[v] += widen(gradient.lane[v]);
-        if (taken.lane[1] == wanted) sums[v + 1] += widen(gradient.lane[v + 1]);
+        for (int v = 0; v < kLanes; ++v)
+          if (taken.lane[v] == r * pool.S + s) sums[v] += widen(gradient.lane[v]);
+      } else {
+#pragma unroll
+        for (int v = 0; v < kLanes; v += 2) {
+          const auto taken = load_vector<int64_t, 2>(places + v);
+          if (taken.lane[0] == wanted) sums[v] += widen(gradient.lane[v]);
+          if (taken.lane[1] == wanted) sums[v + 1] += widen(gradient.lane[v + 1]);
+        }
       }
     }
   }
@@ -64,7 +82,22 @@ __global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>)
       static_cast<T*>(pool.result) + offset_of(pool.input, at.n, channel, at.y, at.x), sums);
 }
 
-template <class T, int kLanes, class Index>
+// The index for which a place stands, -1 for none.
+template <class Index>
+__device__ __forceinline__ int64_t index_of(const Pool<Index>&, int64_t index, Index, Index) {
+  return index;
+}
+template <class Index>
+__device__ __forceinline__ int64_t index_of(const Pool<Index>& pool, uint8_t tap, Index p,
+                                            Index q) {
+  if (tap >= pool.R * pool.S) return -1;
+  const Index r = quotient(static_cast<Index>(tap), pool.S);
+  const Index h = p * pool.stride_h - pool.pad_h + r * pool.dilation_h;
+  const Index w = q * pool.stride_w - pool.pad_w + (tap - r * pool.S) * pool.dilation_w;
+  return int64_t{h} * pool.W + w;
+}
+
+template <class T, int kLanes, class Index, class Where>
 __global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>)
     max_pool2d_backward_columns_kernel(const Pool<Index> pool) {
   // Which input columns, and the windows over them
@@ -82,7 +115,9 @@ __global__ void __launch_bounds__(kPoolThreads, kPoolBlocks<Index>)
   Wide<T> sums[kLanes] = {};
   for (Index p = rows.begin; p < rows.end; ++p) {
     for (Index q = columns.begin; q < columns.end; ++q) {
-      const int64_t column = pool.indices[offset_of(pool.index_strides, at.n, at.c, p, q)] - wanted;
+      const Where place =
+          static_cast<const Where*>(pool.places)[offset_of(pool.index_strides, at.n, at.c, p, q)];
+      const int64_t column = index_of(pool, place, p, q) - wanted;
       if (column < 0 || column >= kLanes) continue;
       const Wide<T> gradient =
           widen(static_cast<const T*>(pool.values)[offset_of(pool.output, at.n, at.c, p, q)]);
@@ -158,58 +193,61 @@ const char* backward_scan(const MaxPool2dShape& shape, const void* grad_output,
                 scan);
 }
 
-template <class T>
+template <class T, class Where>
 const char* backward_gather(const MaxPool2dShape& shape, const void* grad_output,
-                            const int64_t* indices, void* grad_input, void* stream) {
+                            const void* places, void* grad_input, void* stream) {
   constexpr int kLanes = kVectorLanes<T>;
   const int64_t bytes = sizeof(T);
   const int64_t elements = shape.N * shape.C * shape.H * shape.W;
-  int64_t* read_indices =
-      const_cast<int64_t*>(indices);  // Pool serves forward too, which writes them
+  void* read_places = const_cast<void*>(places);  // Pool serves forward too, which writes them
   if (!fits_int32(shape)) {
-    Pool<int64_t> pool = pool_of<int64_t>(shape, grad_output, grad_input, read_indices);
+    Pool<int64_t> pool = pool_of<int64_t>(shape, grad_output, grad_input, read_places);
     pool.channels_last = shape.input.s[1] < shape.input.s[3];
     pool.count = elements;
-    return launch(max_pool2d_backward_columns_kernel<T, 1, int64_t>, blocks_for(elements),
+    return launch(max_pool2d_backward_columns_kernel<T, 1, int64_t, Where>, blocks_for(elements),
                   kPoolThreads, 0, stream, pool);
   }
-  Pool<int32_t> pool = pool_of<int32_t>(shape, grad_output, grad_input, read_indices);
+  Pool<int32_t> pool = pool_of<int32_t>(shape, grad_output, grad_input, read_places);
   if (moves_in_vectors(grad_input, shape.input, 1, shape.C, kLanes, bytes) &&
       moves_in_vectors(grad_output, shape.output, 1, shape.C, kLanes, bytes) &&
-      moves_in_vectors(indices, shape.indices, 1, shape.C, 2, sizeof(int64_t))) {
+      places_in_vectors(shape, places, 1, shape.C, kLanes)) {
     pool.channels_last = true;
     pool.C /= kLanes;
     pool.count = static_cast<int32_t>(elements / kLanes);
-    return launch(max_pool2d_backward_channels_kernel<T, int32_t>, blocks_for(pool.count),
+    return launch(max_pool2d_backward_channels_kernel<T, int32_t, Where>, blocks_for(pool.count),
                   kPoolThreads, 0, stream, pool);
   }
   if (moves_in_vectors(grad_input, shape.input, 3, shape.W, kLanes, bytes)) {
     pool.channels_last = false;
     pool.count = static_cast<int32_t>(elements / kLanes);
-    return launch(max_pool2d_backward_columns_kernel<T, kLanes, int32_t>, blocks_for(pool.count),
-                  kPoolThreads, 0, stream, pool);
+    return launch(max_pool2d_backward_columns_kernel<T, kLanes, int32_t, Where>,
+                  blocks_for(pool.count), kPoolThreads, 0, stream, pool);
   }
   pool.channels_last = shape.input.s[1] < shape.input.s[3];
   pool.count = static_cast<int32_t>(elements);
-  return launch(max_pool2d_backward_columns_kernel<T, 1, int32_t>, blocks_for(pool.count),
+  return launch(max_pool2d_backward_columns_kernel<T, 1, int32_t, Where>, blocks_for(pool.count),
                 kPoolThreads, 0, stream, pool);
 }
 
 }  // namespace
 
 const char* max_pool2d_backward(const MaxPool2dShape& shape, const void* grad_output,
-                                const int64_t* indices, void* grad_input, void* stream) {
+                                const void* where, void* grad_input, void* stream) {
   const int64_t bytes = size_of(shape.dtype);
   return in_pieces(shape, [&](const MaxPool2dShape& piece, int64_t n, int64_t c) {
     const void* piece_output =
         static_cast<const char*>(grad_output) + offset_of(shape.output, n, c) * bytes;
-    const int64_t* piece_indices = indices + offset_of(shape.indices, n, c);
+    const void* places =
+        static_cast<const char*>(where) + offset_of(shape.indices, n, c) * place_bytes(shape);
     void* piece_input = static_cast<char*>(grad_input) + offset_of(shape.input, n, c) * bytes;
     return with_floating(shape.dtype, [&](auto tag) {
       using T = typename decltype(tag)::Type;
-      return shape.window.R * shape.window.S <= 1
-                 ? backward_scan<T>(piece, piece_output, piece_indices, piece_input, stream)
-                 : backward_gather<T>(piece, piece_output, piece_indices, piece_input, stream);
+      if (shape.window.R == 0)
+        return backward_scan<T>(piece, piece_output, static_cast<const int64_t*>(places),
+                                piece_input, stream);
+      return shape.where == DType::kUInt8
+                 ? backward_gather<T, uint8_t>(piece, piece_output, places, piece_input, stream)
+                 : backward_gather<T, int64_t>(piece, piece_output, places, piece_input, stream);
     });
   });
 }

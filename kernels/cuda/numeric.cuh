@@ -57,8 +57,8 @@ constexpr int kVectorBytes = 16;
 template <class T>
 constexpr int kVectorLanes = kVectorBytes / static_cast<int>(sizeof(T));
 
-// Neighbouring elements that travel together; `from` must be aligned to the whole when they are 16
-// bytes.
+// Neighbouring elements that travel together; `from` must be aligned to the whole when they are 16,
+// 8 or 4 bytes.
 template <class T, int kCount>
 struct Vector {
   T lane[kCount];
@@ -72,6 +72,9 @@ __device__ __forceinline__ Vector<T, kCount> load_vector(const T* from) {
     memcpy(&values, &raw, sizeof(values));
   } else if constexpr (sizeof(values) == 8) {
     const uint2 raw = *reinterpret_cast<const uint2*>(from);
+    memcpy(&values, &raw, sizeof(values));
+  } else if constexpr (sizeof(values) == 4) {
+    const uint32_t raw = *reinterpret_cast<const uint32_t*>(from);
     memcpy(&values, &raw, sizeof(values));
   } else {
 #pragma unroll
@@ -90,6 +93,10 @@ __device__ __forceinline__ void store_vector(T* to, const Vector<T, kCount>& val
     uint2 raw;
     memcpy(&raw, &values, sizeof(values));
     *reinterpret_cast<uint2*>(to) = raw;
+  } else if constexpr (sizeof(values) == 4) {
+    uint32_t raw;
+    memcpy(&raw, &values, sizeof(values));
+    *reinterpret_cast<uint32_t*>(to) = raw;
   } else {
 #pragma unroll
     for (int v = 0; v < kCount; ++v) to[v] = values.lane[v];

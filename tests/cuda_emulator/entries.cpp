@@ -22,14 +22,15 @@ const char* emulate_conv2d_weight_grad(const fastconv::Conv2dShape* shape, const
   return cuda::conv2d_weight_grad(*shape, grad_output, input, grad_weight, nullptr);
 }
 const char* emulate_max_pool2d(const fastconv::MaxPool2dShape* shape, const void* input,
-                               void* output, int64_t* indices) {
-  return cuda::max_pool2d_forward(*shape, input, output, indices, nullptr);
+                               void* output, void* where) {
+  return cuda::max_pool2d_forward(*shape, input, output, where, nullptr);
 }
 const char* emulate_max_pool2d_backward(const fastconv::MaxPool2dShape* shape,
-                                        const void* grad_output, const int64_t* indices,
+                                        const void* grad_output, const void* where,
                                         void* grad_input) {
-  return cuda::max_pool2d_backward(*shape, grad_output, indices, grad_input, nullptr);
+  return cuda::max_pool2d_backward(*shape, grad_output, where, grad_input, nullptr);
 }
+
 
 const char* emulate_avg_pool2d(const fastconv::AvgPool2dShape* shape, const void* input,
                                void* output) {

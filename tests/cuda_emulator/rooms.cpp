@@ -32,8 +32,8 @@ void adaptive_avg_pool2d_forward(const AdaptiveAvgPool2dShape&, const void*, voi
 void adaptive_avg_pool2d_backward(const AdaptiveAvgPool2dShape&, const void*, void*) { refuse(); }
 void avg_pool2d_forward(const AvgPool2dShape&, const void*, void*) { refuse(); }
 void avg_pool2d_backward(const AvgPool2dShape&, const void*, void*) { refuse(); }
-void max_pool2d_forward(const MaxPool2dShape&, const void*, void*, int64_t*) { refuse(); }
-void max_pool2d_backward(const MaxPool2dShape&, const void*, const int64_t*, void*) { refuse(); }
+void max_pool2d_forward(const MaxPool2dShape&, const void*, void*, void*) { refuse(); }
+void max_pool2d_backward(const MaxPool2dShape&, const void*, const void*, void*) { refuse(); }
 void attention_forward(const AttentionShape&, const AttentionInputs&, void*, void*) { refuse(); }
 void attention_backward(const AttentionGradShape&, const AttentionGradInputs&, void*, void*,
                         void*) {

@@ -86,7 +86,9 @@ class MaxPool2d(Operation):
 
     def native_gradients(self, core, case, arrays, grad_output):
         _, indices = self.native_outputs(core, case, arrays)
-        return {"input": core.max_pool2d_backward(grad_output, indices, case.input)}
+        options = self.op_options(case)
+        window = [options[name] for name in ("kernel_size", "stride", "padding", "dilation")]
+        return {"input": core.max_pool2d_backward(grad_output, indices, case.input, *window)}
 
     def op_calls(self, case, tensors):
         ops, options = torch.ops.fastconv, self.op_options(case)
@@ -101,11 +103,14 @@ class MaxPool2d(Operation):
         if tensors["input"].is_floating_point():
             values, indices = self.witness(case, {"input": tensors["input"].detach()})
             grad = torch.ones_like(values).requires_grad_(tensors["input"].requires_grad)
-            calls["max_pool2d_backward"] = (
-                ops.max_pool2d_backward.default,
-                (grad, indices, case.input),
-                {},
-            )
+            window = {
+                name: options[name] for name in ("kernel_size", "stride", "padding", "dilation")
+            }
+            backward, taps = ops.max_pool2d_backward.default, ops.max_pool2d_with_taps.default
+            places = taps(tensors["input"].detach(), **options)[1]
+            calls["max_pool2d_with_taps"] = taps, (tensors["input"],), options
+            calls["max_pool2d_backward"] = backward, (grad, places, case.input), window
+            calls["max_pool2d_backward of any window"] = backward, (grad, indices, case.input), {}
         return calls
 
     def module_arguments(self, case):
