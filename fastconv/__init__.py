@@ -51,6 +51,7 @@ if HAS_TORCH or TYPE_CHECKING:
     from fastconv.nn import LPPool2d as LPPool2d
     from fastconv.nn import LSTMCell as LSTMCell
     from fastconv.nn import MaxPool2d as MaxPool2d
+    from fastconv.nn import MaxUnpool2d as MaxUnpool2d
     from fastconv.nn import MultiheadAttention as MultiheadAttention
     from fastconv.nn import RNNCell as RNNCell
 
@@ -75,6 +76,7 @@ _MODULES = (
     "LSTM",
     "LSTMCell",
     "MaxPool2d",
+    "MaxUnpool2d",
     "MultiheadAttention",
     "RNN",
     "RNNCell",

@@ -168,6 +168,47 @@ def avg_pool2d_window(
     return (kernel_size, stride, padding) if padding != 0 else (kernel_size, stride)
 
 
+def unpool_size(
+    op: str, input_size: Any, kernel_size: Any, stride: Any, padding: Any, output_size: Any
+) -> tuple[Any, Any]:
+    """(H, W) of an unpooled image: what the window says, or what is asked for and fits it.
+
+    Raises ValueError for a size of which no pooling with this window makes the input's.
+    """
+    window = _two(op, "kernel_size", kernel_size)
+    step = window if stride is None else _two(op, "stride", stride)
+    pad = _two(op, "padding", padding)
+    if len(input_size) < 3:  # the op says so
+        return 0, 0
+    axes = zip(input_size[-2:], window, step, pad, strict=True)
+    rows, columns = ((n - 1) * move + taps - 2 * side for n, taps, move, side in axes)
+    if output_size is not None:
+        asked = tuple(output_size)[2:] if len(output_size) == 4 else tuple(output_size)
+        if len(asked) != 2:
+            raise ValueError(f"{op}: expected output_size of 2 or 4 numbers, got {len(asked)}")
+        asked = tuple(_size(op, each) for each in asked)
+        for usual, move, each in zip((rows, columns), step, asked, strict=True):
+            if not usual - move < each < usual + move:
+                law = f"output_size between {usual - move} and {usual + move}"
+                raise ValueError(f"{op}: expected {law}, got {asked}")
+        rows, columns = asked
+    if rows < 0 or columns < 0:
+        raise ValueError(f"{op}: expected output_size of numbers >= 0, got {(rows, columns)}")
+    if max(rows, columns) >= 2**63:
+        raise RuntimeError(f"{op}: expected output_size of int64, got {(rows, columns)}")
+    return rows, columns
+
+
+def _two(op: str, name: str, value: IntOrPair) -> tuple[int, int]:
+    """One number or two, as two."""
+    numbers = one_or_two(op, name, value)
+    if isinstance(numbers, int):
+        return numbers, numbers
+    if len(numbers) not in (1, 2):
+        raise RuntimeError(f"{op}: expected {name} of one or two ints, got {list(numbers)}")
+    return numbers[0], numbers[-1]
+
+
 def adaptive_size(op: str, output_size: Any, input_size: Any) -> tuple[Any, ...]:
     """What an adaptive pooling is asked for, as sizes; None stands for the input's own.
 

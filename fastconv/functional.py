@@ -16,6 +16,7 @@ from fastconv._arguments import conv2d_geometry, conv_transpose2d_geometry, max_
 from fastconv._attention import scaled_dot_product_attention
 from fastconv._attention_varlen import attention_varlen
 from fastconv._average_pooling import adaptive_avg_pool2d, avg_pool2d, lp_pool2d
+from fastconv._max_unpooling import max_unpool2d
 from fastconv._recurrent import (
     gru,
     gru_cell,
@@ -41,6 +42,7 @@ __all__ = [
     "lstm_cell",
     "max_pool2d",
     "max_pool2d_with_indices",
+    "max_unpool2d",
     "rnn_relu",
     "rnn_relu_cell",
     "rnn_tanh",

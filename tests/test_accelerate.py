@@ -19,6 +19,7 @@ LAYERS = {
     "AvgPool2d": (lambda: nn.AvgPool2d(2), (2, 3, 10, 9)),
     "AdaptiveAvgPool2d": (lambda: nn.AdaptiveAvgPool2d((3, None)), (2, 3, 10, 9)),
     "LPPool2d": (lambda: nn.LPPool2d(2, 2), (2, 3, 10, 9)),
+    "MaxUnpool2d": (lambda: nn.MaxUnpool2d(2), (2, 3, 4, 5)),
     "MultiheadAttention": (lambda: nn.MultiheadAttention(12, 3), (7, 2, 12)),
     "LSTM": (lambda: nn.LSTM(5, 7, 2, bidirectional=True), (4, 3, 5)),
     "GRU": (lambda: nn.GRU(5, 7, batch_first=True), (4, 3, 5)),
@@ -27,12 +28,14 @@ LAYERS = {
     "GRUCell": (lambda: nn.GRUCell(5, 7, bias=False), (3, 5)),
     "RNNCell": (lambda: nn.RNNCell(5, 7), (5,)),
 }
+# What a layer takes beside its image.
+OTHERS = {"MaxUnpool2d": lambda x: (torch.arange(0, 80, 4).reshape(4, 5).expand(x.shape),)}
 
 
-def run(layer, x):
+def run(layer, x, *others):
     if isinstance(layer, nn.MultiheadAttention):
         return layer(x, x, x, need_weights=False)[0]
-    result = layer(x)
+    result = layer(x, *others)
     return result if isinstance(result, torch.Tensor) else result[0]
 
 
@@ -73,11 +76,12 @@ def test_every_layer_is_swapped_and_agrees(name, training):
     make, shape = LAYERS[name]
     layer = make().train(training)
     x = torch.randn(shape)
+    inputs = (x, *OTHERS.get(name, lambda x: ())(x))
     with torch.inference_mode(not training):
-        expected = run(layer, x)
+        expected = run(layer, *inputs)
         assert fastconv.accelerate(layer) is layer
         assert type(layer) is getattr(fastconv, name.split(",")[0])
-        assert_close(run(layer, x), expected.double(), reduction_length=64)
+        assert_close(run(layer, *inputs), expected.double(), reduction_length=64)
     assert layer.training is training
     fastconv.restore(layer)
     assert type(layer) is getattr(nn, name.split(",")[0])

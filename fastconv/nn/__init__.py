@@ -17,6 +17,7 @@ from fastconv.nn.gru import GRU, GRUCell
 from fastconv.nn.lp_pool2d import LPPool2d
 from fastconv.nn.lstm import LSTM, LSTMCell
 from fastconv.nn.max_pool2d import MaxPool2d
+from fastconv.nn.max_unpool2d import MaxUnpool2d
 from fastconv.nn.multihead_attention import MultiheadAttention
 from fastconv.nn.rnn import RNN, RNNCell
 
@@ -32,6 +33,7 @@ __all__ = [
     "LPPool2d",
     "LSTMCell",
     "MaxPool2d",
+    "MaxUnpool2d",
     "MultiheadAttention",
     "RNNCell",
 ]

@@ -11,6 +11,7 @@ from fastconv.ops import (
     conv2d_prepared,
     conv_transpose2d,
     max_pool2d,
+    max_unpool2d,
     recurrent,
 )
 from fastconv.ops._define import register_flop_formulas
@@ -24,6 +25,7 @@ __all__ = [
     "conv2d_prepared",
     "conv_transpose2d",
     "max_pool2d",
+    "max_unpool2d",
     "recurrent",
     "register_flop_formulas",
 ]

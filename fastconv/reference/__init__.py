@@ -13,6 +13,7 @@ from fastconv.reference import (
     conv2d,
     conv_transpose2d,
     max_pool2d,
+    max_unpool2d,
     recurrent,
 )
 
@@ -23,5 +24,6 @@ __all__ = [
     "conv2d",
     "conv_transpose2d",
     "max_pool2d",
+    "max_unpool2d",
     "recurrent",
 ]

@@ -4,6 +4,7 @@
 #include "kernels/avg_pool2d.h"
 #include "kernels/conv2d.h"
 #include "kernels/max_pool2d.h"
+#include "kernels/max_unpool2d.h"
 
 namespace cuda = fastconv::cuda;
 
@@ -31,6 +32,15 @@ const char* emulate_max_pool2d_backward(const fastconv::MaxPool2dShape* shape,
   return cuda::max_pool2d_backward(*shape, grad_output, where, grad_input, nullptr);
 }
 
+const char* emulate_max_unpool2d(const fastconv::MaxUnpool2dShape* shape, const void* input,
+                                 const int64_t* indices, void* output) {
+  return cuda::max_unpool2d_forward(*shape, input, indices, output, nullptr);
+}
+const char* emulate_max_unpool2d_backward(const fastconv::MaxUnpool2dShape* shape,
+                                          const void* grad_output, const int64_t* indices,
+                                          void* grad_input) {
+  return cuda::max_unpool2d_backward(*shape, grad_output, indices, grad_input, nullptr);
+}
 
 const char* emulate_avg_pool2d(const fastconv::AvgPool2dShape* shape, const void* input,
                                void* output) {

@@ -13,6 +13,7 @@
 #include "kernels/avg_pool2d.h"
 #include "kernels/conv2d.h"
 #include "kernels/max_pool2d.h"
+#include "kernels/max_unpool2d.h"
 
 // What the rooms would call for tensors of the CPU.
 namespace fastconv::cpu {
@@ -34,6 +35,14 @@ void avg_pool2d_forward(const AvgPool2dShape&, const void*, void*) { refuse(); }
 void avg_pool2d_backward(const AvgPool2dShape&, const void*, void*) { refuse(); }
 void max_pool2d_forward(const MaxPool2dShape&, const void*, void*, void*) { refuse(); }
 void max_pool2d_backward(const MaxPool2dShape&, const void*, const void*, void*) { refuse(); }
+void max_unpool2d_forward(const MaxUnpool2dShape&, const void*, const int64_t*, void*,
+                          MaxUnpool2dMistake*) {
+  refuse();
+}
+void max_unpool2d_backward(const MaxUnpool2dShape&, const void*, const int64_t*, void*,
+                           MaxUnpool2dMistake*) {
+  refuse();
+}
 void attention_forward(const AttentionShape&, const AttentionInputs&, void*, void*) { refuse(); }
 void attention_backward(const AttentionGradShape&, const AttentionGradInputs&, void*, void*,
                         void*) {
