@@ -44,6 +44,7 @@ if HAS_TORCH or TYPE_CHECKING:
     from fastconv.nn import LSTM as LSTM
     from fastconv.nn import RNN as RNN
     from fastconv.nn import AdaptiveAvgPool2d as AdaptiveAvgPool2d
+    from fastconv.nn import AdaptiveMaxPool2d as AdaptiveMaxPool2d
     from fastconv.nn import AvgPool2d as AvgPool2d
     from fastconv.nn import Conv2d as Conv2d
     from fastconv.nn import ConvTranspose2d as ConvTranspose2d
@@ -67,6 +68,7 @@ __all__ = [
 ]
 _MODULES = (
     "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool2d",
     "AvgPool2d",
     "Conv2d",
     "ConvTranspose2d",

@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING, Any
 from numpy import ndarray
 
 from fastconv import _arrays, _backend
+from fastconv._adaptive_max_pooling import (
+    adaptive_max_pool2d,
+    adaptive_max_pool2d_with_indices,
+)
 from fastconv._arguments import conv2d_geometry, conv_transpose2d_geometry, max_pool2d_window
 from fastconv._attention import scaled_dot_product_attention
 from fastconv._attention_varlen import attention_varlen
@@ -31,6 +35,8 @@ from fastconv._torch_private import HAS_TORCH, torch
 
 __all__ = [
     "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool2d_with_indices",
     "attention_varlen",
     "avg_pool2d",
     "conv2d",

@@ -18,6 +18,7 @@ LAYERS = {
     "MaxPool2d": (lambda: nn.MaxPool2d(3, 2, ceil_mode=True), (2, 3, 10, 9)),
     "AvgPool2d": (lambda: nn.AvgPool2d(2), (2, 3, 10, 9)),
     "AdaptiveAvgPool2d": (lambda: nn.AdaptiveAvgPool2d((3, None)), (2, 3, 10, 9)),
+    "AdaptiveMaxPool2d": (lambda: nn.AdaptiveMaxPool2d((3, None)), (2, 3, 10, 9)),
     "LPPool2d": (lambda: nn.LPPool2d(2, 2), (2, 3, 10, 9)),
     "MaxUnpool2d": (lambda: nn.MaxUnpool2d(2), (2, 3, 4, 5)),
     "MultiheadAttention": (lambda: nn.MultiheadAttention(12, 3), (7, 2, 12)),

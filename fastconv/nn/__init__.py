@@ -10,6 +10,7 @@ if not HAS_TORCH:
     )
 
 from fastconv.nn.adaptive_avg_pool2d import AdaptiveAvgPool2d
+from fastconv.nn.adaptive_max_pool2d import AdaptiveMaxPool2d
 from fastconv.nn.avg_pool2d import AvgPool2d
 from fastconv.nn.conv2d import Conv2d
 from fastconv.nn.conv_transpose2d import ConvTranspose2d
@@ -26,6 +27,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool2d",
     "AvgPool2d",
     "Conv2d",
     "ConvTranspose2d",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastconv.ops import (
     adaptive_avg_pool2d,
+    adaptive_max_pool2d,
     attention,
     avg_pool2d,
     conv2d,
@@ -18,6 +19,7 @@ from fastconv.ops._define import register_flop_formulas
 
 __all__ = [
     "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
     "attention",
     "avg_pool2d",
     "conv2d",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fastconv.reference import (
     adaptive_avg_pool2d,
+    adaptive_max_pool2d,
     attention,
     avg_pool2d,
     conv2d,
@@ -19,6 +20,7 @@ from fastconv.reference import (
 
 __all__ = [
     "adaptive_avg_pool2d",
+    "adaptive_max_pool2d",
     "attention",
     "avg_pool2d",
     "conv2d",

@@ -126,6 +126,7 @@ def library() -> ctypes.CDLL:
         *("emulate_adaptive_avg_pool2d", "emulate_adaptive_avg_pool2d_backward"),
         *("emulate_max_pool2d", "emulate_max_pool2d_backward", "emulate_planted", "planted_name"),
         *("emulate_max_unpool2d", "emulate_max_unpool2d_backward"),
+        "emulate_adaptive_max_pool2d",
         *("emulate_probe", "emulate_tiled_map", "emulate_window_map", "emulate_operation"),
     ):
         getattr(loaded, name).restype = ctypes.c_char_p

@@ -1,6 +1,7 @@
 // The operations by names that ctypes can find. Shapes are passed as they are:
 // ../test_cuda_emulation.py mirrors them.
 #include "kernels/adaptive_avg_pool2d.h"
+#include "kernels/adaptive_max_pool2d.h"
 #include "kernels/avg_pool2d.h"
 #include "kernels/conv2d.h"
 #include "kernels/max_pool2d.h"
@@ -32,6 +33,10 @@ const char* emulate_max_pool2d_backward(const fastconv::MaxPool2dShape* shape,
   return cuda::max_pool2d_backward(*shape, grad_output, where, grad_input, nullptr);
 }
 
+const char* emulate_adaptive_max_pool2d(const fastconv::AdaptiveMaxPool2dShape* shape,
+                                        const void* input, void* output, int64_t* indices) {
+  return cuda::adaptive_max_pool2d_forward(*shape, input, output, indices, nullptr);
+}
 const char* emulate_max_unpool2d(const fastconv::MaxUnpool2dShape* shape, const void* input,
                                  const int64_t* indices, void* output) {
   return cuda::max_unpool2d_forward(*shape, input, indices, output, nullptr);

@@ -9,6 +9,7 @@
 #include "csrc/operation.h"
 #include "emulator.h"
 #include "kernels/adaptive_avg_pool2d.h"
+#include "kernels/adaptive_max_pool2d.h"
 #include "kernels/attention.h"
 #include "kernels/avg_pool2d.h"
 #include "kernels/conv2d.h"
@@ -35,6 +36,9 @@ void avg_pool2d_forward(const AvgPool2dShape&, const void*, void*) { refuse(); }
 void avg_pool2d_backward(const AvgPool2dShape&, const void*, void*) { refuse(); }
 void max_pool2d_forward(const MaxPool2dShape&, const void*, void*, void*) { refuse(); }
 void max_pool2d_backward(const MaxPool2dShape&, const void*, const void*, void*) { refuse(); }
+void adaptive_max_pool2d_forward(const AdaptiveMaxPool2dShape&, const void*, void*, int64_t*) {
+  refuse();
+}
 void max_unpool2d_forward(const MaxUnpool2dShape&, const void*, const int64_t*, void*,
                           MaxUnpool2dMistake*) {
   refuse();
