@@ -85,7 +85,7 @@ part_laws() {
   local options=(-m cuda -q --tb=short -p no:cacheprovider -p no:hypothesispytest --continue-on-collection-errors -c "$root/pyproject.toml" --rootdir "$root")
   local laws=("$root/tests" "$root/bench/gpu/device_laws.py")
   # These are not about the device, or need packages that a bare machine lacks.
-  for name in opinfo layering documentation cuda_{averages,emulation,instructions,planted,pointwise,rooms}; do
+  for name in opinfo layering documentation {attention_torch,enable,multihead_attention} cuda_{adaptive_max,averages,emulation,instructions,max_unpool,planted,pointwise,rooms}; do
     options+=(--ignore "$root/tests/test_$name.py")
   done
   if ((${#dry[@]})); then
