@@ -26,8 +26,18 @@ ROUNDS = (5, 31)
 
 Answer = Callable[[], Sequence[Tensor]]
 
+
+def _places(layer: Layer, x: Tensor) -> tuple[Tensor]:
+    """Return where a pooling of an image of the unpooled size found its maxima."""
+    pixels, options = layer.kwargs["stride"], layer.kwargs
+    larger = torch.randn(*x.shape[:2], *(pixels * size for size in x.shape[2:]))
+    indices = F.max_pool2d(larger, **options, return_indices=True)[1]
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    return (indices.contiguous(memory_format=torch.channels_last) if last else indices,)
+
+
 # What an operation takes beside the image, by its name: (layer, image) to further arguments.
-INPUTS: dict[str, Callable[[Layer, Tensor], tuple[Any, ...]]] = {}
+INPUTS: dict[str, Callable[[Layer, Tensor], tuple[Any, ...]]] = {"max_unpool2d": _places}
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,8 @@ def _bytes(layer: Layer, what: str, x: Tensor, output: Tensor) -> int:
     Backward needs to know which element was taken: a byte of each output is enough.
     """
     moved = (x.numel() + output.numel()) * x.element_size()
+    if layer.op == "max_unpool2d":  # indices come from the caller
+        return int(moved + 8 * x.numel())
     extra = {"forward": 0, "indices": 8, "backward": int("max" in layer.op)}[what]
     return int(moved + extra * output.numel())
 

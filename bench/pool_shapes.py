@@ -76,6 +76,7 @@ def _window(kernel: int, stride: int | None = None, **others: Any) -> dict[str, 
 
 
 _MAX, _AVG, _ADAPTIVE = "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d"
+_ADAPTIVE_MAX, _UNPOOL = "adaptive_max_pool2d", "max_unpool2d"
 LAYERS = {
     layer.name: layer
     for layer in (
@@ -136,6 +137,11 @@ LAYERS = {
         *_layers(_ADAPTIVE, "vgg16", (512, 7, {"output_size": 7}), (512, 14, {"output_size": 7})),
         *_layers(_ADAPTIVE, "pspnet",
                  *((2048, 60, {"output_size": bins}) for bins in (1, 2, 3, 6))),
+        *_layers(_ADAPTIVE_MAX, "global",
+                 *((c, size, {"output_size": 1}) for c, size in ((2048, 7), (512, 14), (64, 112)))),
+        *_layers(_ADAPTIVE_MAX, "spp", *((256, 13, {"output_size": bins}) for bins in (2, 3, 6))),
+        *_layers(_UNPOOL, "segnet", *((c, size, _window(2)) for c, size in
+                                      ((64, 112), (128, 56), (256, 28), (512, 14)))),
     )
 }  # fmt: skip
 
@@ -220,6 +226,12 @@ FAMILIES = {
         Family("adaptive-avg", "adaptive_avg_pool2d", "forward", of(_ADAPTIVE), targets=_FORWARD),
         Family("adaptive-avg-backward", "adaptive_avg_pool2d backward", "backward", of(_ADAPTIVE),
                targets=_BACKWARD),
+        Family("adaptive-max", "adaptive_max_pool2d", "forward", of(_ADAPTIVE_MAX),
+               targets=_FORWARD),
+        Family("adaptive-max-backward", "adaptive_max_pool2d backward", "backward",
+               of(_ADAPTIVE_MAX), targets=_BACKWARD),
+        Family("max-unpool", "max_unpool2d", "forward", of(_UNPOOL)),
+        Family("max-unpool-backward", "max_unpool2d backward", "backward", of(_UNPOOL)),
         Family("max-other", "max_pool2d, float16 and float64", "forward", of(_MAX),
                dtypes=("float16", "float64")),
     )
