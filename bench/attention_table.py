@@ -27,7 +27,7 @@ from torch import Tensor
 import fastconv
 from bench import roofline
 from bench.interleave import keep_memory, race
-from bench.pool_race import geometric_mean
+from bench.table import geometric_mean
 from bench.run import commit_name, machine_name
 from fastconv.testing import relative_bound, relative_error
 

@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastconv
 from bench.interleave import keep_memory, race
-from bench.pool_race import geometric_mean
+from bench.table import geometric_mean
 
 ROUNDS = (5, 31)
 # N, T, I, H: one stream, small batches of many steps, large ones; sizes that no vector fills.
