@@ -27,8 +27,8 @@ from torch import Tensor
 import fastconv
 from bench import roofline
 from bench.interleave import keep_memory, race
-from bench.table import geometric_mean
 from bench.run import commit_name, machine_name
+from bench.table import geometric_mean
 from fastconv.testing import relative_bound, relative_error
 
 # (batch, heads, queries, keys, features)
