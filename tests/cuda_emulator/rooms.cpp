@@ -15,6 +15,7 @@
 #include "kernels/conv2d.h"
 #include "kernels/max_pool2d.h"
 #include "kernels/max_unpool2d.h"
+#include "kernels/recurrent.h"
 
 // What the rooms would call for tensors of the CPU.
 namespace fastconv::cpu {
@@ -56,6 +57,8 @@ void attention_mask_grad(const AttentionGradShape&, const AttentionGradInputs&, 
                          void*) {
   refuse();
 }
+void recurrent_forward(const RecurrentShape&, const RecurrentForward&) { refuse(); }
+void recurrent_backward(const RecurrentShape&, const RecurrentBackward&) { refuse(); }
 }  // namespace fastconv::cpu
 
 namespace {
