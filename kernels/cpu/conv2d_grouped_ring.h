@@ -23,6 +23,25 @@ FASTCONV_INLINE Vec<Compute<S>> load_run(const S* source, int64_t stride, int64_
   return V::load(lanes);
 }
 
+// Calls put(i, v, lanes) for pixel after pixel: lane c of v is source[i * pixel_stride + c *
+// channel_stride], c < lanes, at most a register of channels.
+template <class S, class Put>
+FASTCONV_INLINE void transpose_run(const S* source, int64_t pixel_stride, int64_t channel_stride,
+                                   int64_t pixels, int64_t lanes, const Put& put) {
+  using V = Vec<Compute<S>>;
+  for (int64_t i = 0; i < pixels; i += V::kLanes, source += V::kLanes * pixel_stride) {
+    const int64_t count = smaller(pixels - i, int64_t{V::kLanes});
+    V block[V::kLanes];
+#pragma GCC unroll 16
+    for (int r = 0; r < V::kLanes; ++r)
+      block[r] = load_run(source + r * channel_stride, pixel_stride, r < lanes ? count : 0);
+    transpose(block);
+#pragma GCC unroll 16
+    for (int r = 0; r < V::kLanes; ++r)
+      if (r < count) put(i + r, block[r], lanes);
+  }
+}
+
 // target[i * target_stride + c] = source[i * pixel_stride + c * channel_stride], widened; blocks are
 // transposed in registers where channels lie apart.
 template <class S>
@@ -32,17 +51,10 @@ void copy_pixels(Compute<S>* target, int64_t target_stride, const S* source, int
   if (channel_stride == 1)
     return copy_grid(target, target_stride, source, pixel_stride, channel_stride, pixels, channels);
   for (int64_t c = 0; c < channels; c += V::kLanes)
-    for (int64_t i = 0; i < pixels; i += V::kLanes) {
-      const int64_t count = smaller(pixels - i, int64_t{V::kLanes});
-      const int64_t lanes = smaller(channels - c, int64_t{V::kLanes});
-      const S* from = source + i * pixel_stride + c * channel_stride;
-      V block[V::kLanes];
-      for (int64_t r = 0; r < V::kLanes; ++r)
-        block[r] = r < lanes ? load_run(from + r * channel_stride, pixel_stride, count) : V::zero();
-      transpose(block);
-      for (int64_t r = 0; r < count; ++r)
-        store_some(target + (i + r) * target_stride + c, block[r], lanes);
-    }
+    transpose_run(source + c * channel_stride, pixel_stride, channel_stride, pixels,
+                  smaller(channels - c, int64_t{V::kLanes}), [&](int64_t i, V v, int64_t lanes) {
+                    store_some(target + i * target_stride + c, v, lanes);
+                  });
 }
 
 template <class S>
@@ -101,6 +113,7 @@ class ChannelRing {
     const S* from = image_ + h * source_.stride_h;
     const int64_t step = source_.step_w, stride = source_.stride_w;
     const int64_t last = columns_ + (span_.columns - 1) / step;
+    if (step > 1 && stride == 1 && source_.stride_c != 1) return fill_from_planes(row, from, last);
     for (int64_t c = 0; c < channels_; c += pitch_)
       for (int64_t phase = 0; phase < phases_; ++phase) {
         const int64_t w = j_ * step + span_.w + phase;
@@ -110,6 +123,24 @@ class ChannelRing {
         copy_pixels(to + begin * pitch_, pitch_,
                     from + (w + begin * step) * stride + c * source_.stride_c, step * stride,
                     source_.stride_c, end - begin, smaller(channels_ - c, pitch_));
+      }
+  }
+
+  // All columns are transposed in passing, and each goes to its phase.
+  void fill_from_planes(T* row, const S* from, int64_t last) const {
+    const int64_t step = source_.step_w, first = j_ * step + span_.w;
+    const int64_t begin = larger(first, int64_t{0});
+    const int64_t end = smaller(first + (last - 1) * step + phases_, source_.W);
+    for (int64_t c = 0; c < channels_; c += pitch_, row += chunk())
+      for (int64_t d = 0, count = smaller(channels_ - c, pitch_); d < count; d += Vec<T>::kLanes) {
+        int64_t phase = (begin - first) % step, x = (begin - first) / step;
+        transpose_run(from + begin + (c + d) * source_.stride_c, 1, source_.stride_c,
+                      larger(end - begin, int64_t{0}), smaller(count - d, int64_t{Vec<T>::kLanes}),
+                      [&](int64_t, Vec<T> v, int64_t lanes) {
+                        if (phase < phases_)
+                          store_some(row + (phase * width_ + x) * pitch_ + d, v, lanes);
+                        if (++phase == step) phase = 0, ++x;
+                      });
       }
   }
 

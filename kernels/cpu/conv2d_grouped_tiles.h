@@ -155,14 +155,18 @@ void store_planes(const RowTask<S>& task, int64_t pixels, S* to, int64_t stride_
     for (int64_t m = 0; m < pixels; m += V::kLanes) {
       const int64_t count = smaller(pixels - m, int64_t{V::kLanes});
       V block[V::kLanes];
-      for (int64_t q = 0; q < V::kLanes; ++q)
-        block[q] = q < count ? V::load(task.sums + (m + q) * task.sums_stride + k) : V::zero();
+#pragma GCC unroll 16
+      for (int q = 0; q < V::kLanes; ++q)
+        block[q] = V::load(task.sums + (m + (q < count ? q : 0)) * task.sums_stride + k);
       transpose(block);
+      alignas(64) Compute<S> rows[V::kLanes][V::kLanes];
+#pragma GCC unroll 16
+      for (int r = 0; r < V::kLanes; ++r) block[r].store(rows[r]);
       for (int64_t r = 0; r < smaller(task.channels - k, int64_t{V::kLanes}); ++r) {
+        const V row = V::load(rows[r]);
         S* at = to + (k + r) * stride_k + m;
-        const V result = task.finish
-                             ? task.finish->pixels(block[r], task.channel + k + r, count, at)
-                             : block[r] + V::broadcast(task.bias ? task.bias[k + r] : 0);
+        const V result = task.finish ? task.finish->pixels(row, task.channel + k + r, count, at)
+                                     : row + V::broadcast(task.bias ? task.bias[k + r] : 0);
         if (count == V::kLanes)
           store_from_compute(at, result);
         else
