@@ -94,31 +94,53 @@ struct Channels {
   }
 
   // Values of outputs [q, end), whose three columns are inside: a column is found once for the
-  // outputs that share it.
+  // outputs that share it. Neighbouring registers of a pixel are walked together, so that memory is
+  // read in order.
   template <int64_t kStride>
   void slide(int64_t n, int64_t p, TapRange r, int64_t q, int64_t end) const {
-    const int64_t step = rows.dilation * s.input.s[2], next = s.input.s[3];
-    const S* first = pixel(n, rows.start(p) + r.begin * rows.dilation, columns.start(q));
+    const S* from = pixel(n, rows.start(p) + r.begin * rows.dilation, columns.start(q));
     S* to = output + n * s.output.s[0] + p * s.output.s[2] + q * s.output.s[3];
-    for_blocks<kLanes>(s.C, [&](int64_t i, int64_t count) {
-      const auto column = [&](const S* at) {
-        Vec<Lane> value = load(at, count);
-        for (int64_t y = r.begin + 1; y < r.end; ++y)
-          value = L::larger(value, load(at += step, count));
-        return value;
-      };
-      const S* at = first + i;
-      Vec<Lane> left = column(at), middle = left;
-      if (kStride == 1) middle = column(at += next);
-      for (int64_t o = 0; o < end - q; ++o) {
-        if (kStride == 2) middle = column(at += next);
-        const Vec<Lane> right = column(at += next);
-        store_first<L>(to + o * s.output.s[3] + i, L::larger(L::larger(left, middle), right),
-                       count);
-        left = kStride == 1 ? middle : right;
-        middle = right;
+    const int64_t count = r.end - r.begin, outputs = end - q;
+    int64_t i = 0;
+    for (; i + 4 * kLanes <= s.C; i += 4 * kLanes)
+      slide_blocks<kStride, 4>(from + i, count, to + i, outputs, kLanes);
+    for (; i + 2 * kLanes <= s.C; i += 2 * kLanes)
+      slide_blocks<kStride, 2>(from + i, count, to + i, outputs, kLanes);
+    for (; i < s.C; i += kLanes) {
+      const int64_t at = smaller(i, larger(s.C - kLanes, int64_t{0}));
+      slide_blocks<kStride, 1>(from + at, count, to + at, outputs, smaller(s.C, kLanes));
+    }
+  }
+
+  // Channels of kBlocks registers, of the only one the first `lanes`.
+  template <int64_t kStride, int kBlocks>
+  FASTCONV_INLINE void slide_blocks(const S* at, int64_t rows_inside, S* to, int64_t outputs,
+                                    int64_t lanes) const {
+    const int64_t step = rows.dilation * s.input.s[2], next = s.input.s[3];
+    struct Column {
+      Vec<Lane> block[kBlocks];
+    };
+    const auto column = [&](const S* from) {
+      Column value;
+      for (int b = 0; b < kBlocks; ++b) value.block[b] = load(from + b * kLanes, lanes);
+      for (int64_t y = 1; y < rows_inside; ++y) {
+        from += step;
+        for (int b = 0; b < kBlocks; ++b)
+          value.block[b] = L::larger(value.block[b], load(from + b * kLanes, lanes));
       }
-    });
+      return value;
+    };
+    Column left = column(at), middle = left;
+    if (kStride == 1) middle = column(at += next);
+    for (int64_t o = 0; o < outputs; ++o, to += s.output.s[3]) {
+      if (kStride == 2) middle = column(at += next);
+      const Column right = column(at += next);
+      for (int b = 0; b < kBlocks; ++b)
+        store_first<L>(to + b * kLanes,
+                       L::larger(L::larger(left.block[b], middle.block[b]), right.block[b]), lanes);
+      left = kStride == 1 ? middle : right;
+      middle = right;
+    }
   }
 
   FASTCONV_INLINE Found walk(const S* corner, int64_t count, TapRange r, TapRange c) const {
