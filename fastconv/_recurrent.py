@@ -16,6 +16,7 @@ if HAS_TORCH:
     from torch import Tensor
 
     _is_compiling = torch.compiler.is_dynamo_compiling
+    _Parameter, _strided = torch.nn.Parameter, torch.strided
 elif not TYPE_CHECKING:
 
     class Tensor:
@@ -261,10 +262,13 @@ def _cell(
 ) -> Any:
     tensors = (input, *states, *weights)
     if HAS_TORCH and any(isinstance(each, Tensor) for each in tensors):
+        plain = not _is_compiling() and _are_plain(tensors)
         if torch.overrides.has_torch_function(tensors):
             arguments = (input, hx, *weights)
             return torch.overrides.handle_torch_function(function, tensors, *arguments)
-        if not _are_served(op, tensors, ranks=(2,) * (1 + len(states))):
+        plain = plain and input.dtype in op.torch_dtypes and input.dim() == 2
+        plain = plain and states[0].dim() == states[-1].dim() == 2
+        if not plain and not _are_served(op, tensors, ranks=(2,) * (1 + len(states))):
             return getattr(torch, function.__name__)(input, hx, *weights)
         if private.autocast_is_active():
             tensors = _autocast(function, tensors)
@@ -394,6 +398,18 @@ def _records(tensors: Sequence[Any]) -> bool:
         and (_is_compiling() or not torch.is_inference_mode_enabled())
         and any(isinstance(each, Tensor) and each.requires_grad for each in tensors)
     )
+
+
+def _are_plain(tensors: Sequence[Any]) -> bool:
+    """What nearly every call is made of; runs in every call of a cell."""
+    for each in tensors:
+        if each is not None and not (
+            (type(each) is Tensor or type(each) is _Parameter)
+            and each.is_cpu
+            and each.layout is _strided
+        ):
+            return False
+    return True
 
 
 def _are_served(op: Op, tensors: Sequence[Any], ranks: Sequence[int]) -> bool:

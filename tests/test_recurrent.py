@@ -19,6 +19,9 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 SHAPES = {
     "one of everything": (1, 1, 1, 1, 0, None, False),
     "one step": (1, 5, 7, 9, 0, None, False),
+    "one step of many sequences": (1, 70, 40, 37, 0, None, False),
+    "one step of long sums": (1, 11, 150, 70, 0, None, True),
+    "one step, projected": (1, 3, 9, 21, 5, None, False),
     "one sequence": (6, 1, 5, 33, 0, None, False),
     "backwards": (5, 3, 4, 17, 0, None, True),
     "units fill vectors": (3, 4, 16, 64, 0, None, False),

@@ -8,8 +8,10 @@
 //         gates, c and h of those units              while the sums are in L1
 //       with a projection: a second step             h = (o * tanh(c)) * weight_hr
 //
+// A single step reads both weights where they lie: recurrent_direct.h.
 // Cost: 2 * S * G*H * (I + P) operations.
 #include "../conv2d.h"
+#include "recurrent_direct.h"
 #include "recurrent_rows.h"
 #include "squash.h"
 
@@ -34,12 +36,13 @@ class Forward {
         G_(gates_of(shape.cell)),
         projects_(tensors.weight_hr.data != nullptr),
         lstm_(shape.cell == Cell::kLstm),
+        direct_(is_direct(shape, tensors)),
         time_(shape),
-        slices_(slices_for(shape.N * G_ * shape.H * shape.P)),
+        slices_(slices_for(shape.N * G_ * shape.H * (shape.P + (direct_ ? shape.I : 0)))),
         panels_(G_ > 1 ? Panels<T>{s_.P, s_.H, static_cast<int>(G_), static_cast<int>(G_), nullptr}
                        : plain_panels<T>(s_.P, s_.H)),
         projection_(plain_panels<T>(s_.H, s_.P)),
-        panel_memory_(panels_.elements()),
+        panel_memory_(direct_ ? 0 : panels_.elements()),
         projection_memory_(projects_ ? projection_.elements() : 0),
         bias_(G_ * s_.H),
         bias_hidden_(s_.H),
@@ -47,6 +50,7 @@ class Forward {
         h_memory_(kSame<S, T> ? 0 : s_.S, s_.P),
         c_(lstm_ ? s_.N : 0, s_.H),
         unprojected_(projects_ ? s_.N : 0, s_.H),
+        input_(direct_ ? t_.input : RecurrentInput{}, shape, larger<int64_t>(s_.I, 1)),
         hidden_(kSame<S, T> ? static_cast<T*>(t_.output) : h_memory_.data()) {
     panels_.data = panel_memory_.data();
     projection_.data = projection_memory_.data();
@@ -68,9 +72,16 @@ class Forward {
   }
 
  private:
+  // A sum across lanes costs as much as some products: packing saves it where rows are many and sums
+  // short (measured, Zen 4: as many rows as a sixteenth of a sum's length).
+  static bool is_direct(const RecurrentShape& s, const RecurrentForward& t) {
+    return s.T == 1 && s.I > 0 && t.weight_ih.column == 1 && t.weight_hh.column == 1 &&
+           s.N <= larger<int64_t>(4, (s.I + s.P) / 16);
+  }
+
   void prepare() {
-    const auto* weight = static_cast<const S*>(t_.weight_hh.data);
-    panels_.pack(weight, t_.weight_hh.row, t_.weight_hh.column);
+    if (!direct_)
+      panels_.pack(static_cast<const S*>(t_.weight_hh.data), t_.weight_hh.row, t_.weight_hh.column);
     if (projects_)
       projection_.pack(static_cast<const S*>(t_.weight_hr.data), t_.weight_hr.row,
                        t_.weight_hr.column);
@@ -91,8 +102,8 @@ class Forward {
   void chunk(int64_t begin, int64_t end, int64_t rows) {
     const int64_t earliest = smaller(time_.step(begin), time_.step(end - 1));
     const int64_t first_row = time_.first(earliest);
-    Scratch<T> gates(rows, G_ * s_.H);
-    multiply_input(earliest, end - begin, rows, gates.data());
+    Scratch<T> gates(direct_ ? 0 : rows, G_ * s_.H);
+    if (!direct_) multiply_input(earliest, end - begin, rows, gates.data());
     const RowGroups groups(s_.N, panels_.blocks(), most_rows(panels_.vectors), slices_);
     const RowGroups projected(s_.N, projection_.blocks(), most_rows(projection_.vectors), slices_);
     const int64_t tasks = panels_.blocks() * groups.count;
@@ -101,7 +112,9 @@ class Forward {
     run_steps((end - begin) * phases, larger(tasks, projections), slices_,
               [&](int64_t phase, int64_t task) {
                 const int64_t t = time_.step(begin + phase / phases);
-                if (phase % phases == 0 && task < tasks)
+                if (phase % phases == 0 && task < tasks && direct_)
+                  units(task / groups.count, task % groups.count * groups.size, groups.size);
+                else if (phase % phases == 0 && task < tasks)
                   units(t, task / groups.count, task % groups.count * groups.size, groups.size,
                         gates.data() + (time_.first(t) - first_row) * G_ * s_.H);
                 if (phase % phases == 1 && task < projections)
@@ -168,33 +181,69 @@ class Forward {
       alignas(64) RecurrentSums<T> sums;
       multiply_panel(vectors, count, rows, panels_.block(block), s_.P, sums);
       for (int64_t m = 0; m < count; ++m)
-        finish_units(t, n + m, block, rows[m], gates + (n + m) * G_ * s_.H,
-                     sums + m * vectors * kLanes);
+        finish_units(t, n + m, block, rows[m], gates + (n + m) * G_ * s_.H + first_unit(block),
+                     s_.H, sums + m * vectors * kLanes);
     }
   }
 
-  void finish_units(int64_t t, int64_t n, int64_t block, const T* before, const T* gates,
+  // The same of a single step, without panels or input products.
+  void units(int64_t block, int64_t begin, int64_t size) {
+    const int64_t end = smaller(begin + size, s_.N), j = first_unit(block);
+    const int vectors = panels_.vectors_of(block);
+    const int64_t apart = G_ > 1 ? s_.H : kLanes;  // rows of the weight, from vector to vector
+    const auto *w_ih = static_cast<const S*>(t_.weight_ih.data),
+               *w_hh = static_cast<const S*>(t_.weight_hh.data);
+    for (int64_t n = begin; n < end; n += kMostRows) {
+      const int64_t count = smaller<int64_t>(kMostRows, end - n), step = vectors * kLanes;
+      const T *inputs[kMostRows], *states[kMostRows];
+      for (int64_t m = 0; m < count; ++m)
+        inputs[m] = input_[n + m], states[m] = h0_.data() + (n + m) * s_.P;
+      alignas(64) RecurrentSums<T> gates, sums;
+      for (int v = 0; v < vectors; ++v) {
+        const int64_t row = j + v * apart;
+        const int64_t lanes = smaller(kLanes, s_.H - (G_ > 1 ? j : row));
+        multiply_direct(count, inputs, w_ih + row * t_.weight_ih.row, t_.weight_ih.row, s_.I, lanes,
+                        gates + v * kLanes, step);
+        multiply_direct(count, states, w_hh + row * t_.weight_hh.row, t_.weight_hh.row, s_.P, lanes,
+                        sums + v * kLanes, step);
+        const V bias = load_some(bias_.data() + row, lanes);
+        for (int64_t m = 0; m < count; ++m) {
+          T* const at = gates + m * step + v * kLanes;
+          store_some(at, load_some(at, lanes) + bias, lanes);
+        }
+      }
+      for (int64_t m = 0; m < count; ++m)
+        finish_units(0, n + m, block, states[m], gates + m * step, kLanes, sums + m * step);
+    }
+  }
+
+  int64_t first_unit(int64_t block) const {
+    return block * (G_ > 1 ? 1 : panels_.vectors) * kLanes;
+  }
+
+  // a: input products from the block's first unit on, gates `apart`.
+  void finish_units(int64_t t, int64_t n, int64_t block, const T* before, const T* a, int64_t apart,
                     const T* sums) {
     const int64_t row = time_.first(t) + n;
     if (G_ > 1) {
       const int64_t j = block * kLanes, lanes = smaller(kLanes, s_.H - j);
-      const T* a = gates + j;
-      return lstm_ ? finish_lstm(row, n, j, lanes, a, sums)
-                   : finish_gru(row, j, lanes, a, sums, before);
+      return lstm_ ? finish_lstm(row, n, j, lanes, a, apart, sums)
+                   : finish_gru(row, j, lanes, a, apart, sums, before);
     }
     const int vectors = panels_.vectors_of(block);
     for (int v = 0; v < vectors; ++v) {
       const int64_t j = (block * panels_.vectors + v) * kLanes, lanes = smaller(kLanes, s_.H - j);
-      const V a = load_some(gates + j, lanes) + V::load(sums + v * kLanes);
-      const V h = s_.cell == Cell::kRnnTanh ? tanh(a) : at_least(a, T{0});
+      const V x = load_some(a + v * kLanes, lanes) + V::load(sums + v * kLanes);
+      const V h = s_.cell == Cell::kRnnTanh ? tanh(x) : at_least(x, T{0});
       store_some(hidden_ + row * s_.P + j, h, lanes);
     }
   }
 
-  void finish_lstm(int64_t row, int64_t n, int64_t j, int64_t lanes, const T* a, const T* sums) {
+  void finish_lstm(int64_t row, int64_t n, int64_t j, int64_t lanes, const T* a, int64_t apart,
+                   const T* sums) {
     const int64_t H = s_.H;
     const auto gate = [&](int g) {
-      return load_some(a + g * H, lanes) + V::load(sums + g * kLanes);
+      return load_some(a + g * apart, lanes) + V::load(sums + g * kLanes);
     };
     const V i = sigmoid(gate(0)), f = sigmoid(gate(1)), g = tanh(gate(2)), o = sigmoid(gate(3));
     T* const state = c_.data() + n * H + j;
@@ -208,13 +257,13 @@ class Forward {
     for (int k = 0; k < 5; ++k) store_some(saved + k * H, all[k], lanes);
   }
 
-  void finish_gru(int64_t row, int64_t j, int64_t lanes, const T* a, const T* sums,
+  void finish_gru(int64_t row, int64_t j, int64_t lanes, const T* a, int64_t apart, const T* sums,
                   const T* before) {
     const int64_t H = s_.H;
     const V r = sigmoid(load_some(a, lanes) + V::load(sums));
-    const V z = sigmoid(load_some(a + H, lanes) + V::load(sums + kLanes));
+    const V z = sigmoid(load_some(a + apart, lanes) + V::load(sums + kLanes));
     const V b = V::load(sums + 2 * kLanes) + load_some(bias_hidden_.data() + j, lanes);
-    const V n = tanh(load_some(a + 2 * H, lanes) + r * b);
+    const V n = tanh(load_some(a + 2 * apart, lanes) + r * b);
     const V h = (V::broadcast(1) - z) * n + z * load_some(before + j, lanes);
     store_some(hidden_ + row * s_.P + j, h, lanes);
     if (!t_.saved) return;
@@ -260,13 +309,14 @@ class Forward {
   const RecurrentShape& s_;
   const RecurrentForward& t_;
   const int64_t G_;
-  const bool projects_, lstm_;
+  const bool projects_, lstm_, direct_;
   const Timeline time_;
   const int64_t slices_;
   Panels<T> panels_, projection_;
   Scratch<T> panel_memory_, projection_memory_, bias_, bias_hidden_, h0_, h_memory_, c_,
       unprojected_;
-  T* const hidden_;  // [S, P]: h after every step
+  const DenseRows<S> input_;  // of a single step
+  T* const hidden_;           // [S, P]: h after every step
 };
 
 }  // namespace
