@@ -10,7 +10,7 @@ namespace fastconv::cpu::FASTCONV_ISA {
 
 constexpr double kLog2E = 1.4426950408889634, kLn2 = 0.6931471805599453;
 
-// 2^x of x <= 0, or a little more; 0 below the smallest normal number; NaN stays. x = n + r, n whole,
+// 2^x of x <= 0, or a little more; 0 far below the smallest normal number; NaN stays. x = n + r, n whole,
 // |r| <= 1/2: a polynomial in r, whose exponent n is added to. The coefficients of float are a fit of
 // the relative error, 2e-9 (kDegree 6) or 3e-6 (4, of which a half's rounding hides 99 %); those of
 // double are of the series, whose next term is below 1e-18.
@@ -31,6 +31,10 @@ template <int kDegree = 6>
 FASTCONV_INLINE Vec<float> exp2(Vec<float> x) {
   typedef int32_t Words __attribute__((vector_size(kVectorBytes)));
   constexpr float kRound = 0x1.8p23f, kLeast = -126.0f;
+  if constexpr (kHasPowersOfTwo) {
+    const Vec<float> rest = beyond_whole(x);
+    return times_power(polynomial(Exp2OfFloat<kDegree>::kValues, rest), x - rest);
+  }
   const Vec<float> bounded = at_least(x, kLeast);
   const Vec<float> shifted = bounded + Vec<float>::broadcast(kRound);
   const Vec<float> rest = bounded - (shifted - Vec<float>::broadcast(kRound));

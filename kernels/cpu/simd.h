@@ -226,6 +226,22 @@ FASTCONV_INLINE void store_some(T* p, Vec<T> v, int64_t count) {
   __builtin_memcpy(p, &v, static_cast<unsigned long>(count) * sizeof(T));
 }
 
+// x - round(x), 0 for an infinite x; and v * 2^n of a whole n, 0 far below the smallest number, also
+// where n is -infinity. Only where the instruction set has them.
+#if defined(__AVX512DQ__)
+constexpr bool kHasPowersOfTwo = true;
+FASTCONV_INLINE Vec<float> beyond_whole(Vec<float> x) {
+  return {_mm512_reduce_ps(x.raw, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+FASTCONV_INLINE Vec<float> times_power(Vec<float> v, Vec<float> n) {
+  return {_mm512_scalef_ps(v.raw, n.raw)};
+}
+#else
+constexpr bool kHasPowersOfTwo = false;
+FASTCONV_INLINE Vec<float> beyond_whole(Vec<float> x) { return x; }
+FASTCONV_INLINE Vec<float> times_power(Vec<float> v, Vec<float>) { return v; }
+#endif
+
 // half precision
 // Rounding is to nearest even; NaN stays NaN, quieted; subnormals are kept (the hardware's conversion
 // to bfloat16 flushes them).
