@@ -167,7 +167,8 @@ def report(model: Module) -> Report:
     _expect_module("report", model)
     layers = []
     for name, layer in model.named_modules():
-        if not isinstance(layer, tuple(_COUNTERPARTS)) and next(layer.children(), None):
+        holds_others = next(layer.children(), None) is not None
+        if holds_others and not isinstance(layer, tuple(_COUNTERPARTS)):
             continue
         ours = isinstance(layer, tuple(_COUNTERPARTS.values()))
         kind = vars(layer).get(_ORIGINAL, type(layer)).__name__

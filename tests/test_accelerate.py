@@ -215,6 +215,11 @@ def test_report_of_a_network():
     assert all(layer.why for layer in report if not layer.swapped)
 
 
+def test_a_container_that_begins_with_an_empty_one_is_no_layer():
+    model = nn.Sequential(nn.Sequential(nn.Sequential(), nn.Conv2d(3, 4, 3)))
+    assert [layer.name for layer in fastconv.report(model)] == ["0.0", "0.1"]
+
+
 @pytest.mark.parametrize("function", ["accelerate", "restore", "report"])
 def test_what_is_no_module_is_refused(function):
     with pytest.raises(TypeError, match=f"{function}: expected a torch.nn.Module, got list"):
