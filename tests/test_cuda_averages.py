@@ -55,7 +55,7 @@ class AdaptiveAvgPool2dShape(ctypes.Structure):
     )
 
 
-Case, AdaptiveCase = reference.AvgPool2dCase, adaptive_reference.AdaptiveAvgPool2dCase
+Case, AdaptiveCase = reference.AvgPool2dCase, adaptive_reference.AdaptivePool2dCase
 MARGIN_CASES = (
     Case("rows of whole vectors, halved", (1, 3, 5, 32), 2),
     Case("rows of whole vectors, same size", (2, 2, 4, 16), 3, stride=1, padding=1,

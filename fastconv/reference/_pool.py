@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -59,3 +60,23 @@ def pool_axes(
     each = zip(input_size[-2:], window, step, pair(padding), pair(dilation), strict=True)
     rows, columns = (PoolAxis(*numbers, ceil_mode=ceil_mode) for numbers in each)
     return rows, columns
+
+
+def adaptive_spans(inputs: int, outputs: int) -> tuple[Array, Array]:
+    """Where the windows that cover an axis evenly begin and end."""
+    windows, count = np.arange(outputs), max(outputs, 1)
+    return windows * inputs // count, -(-(windows + 1) * inputs // count)
+
+
+@dataclass(frozen=True)
+class AdaptivePool2dCase:
+    """One problem; its name is the reason it exists."""
+
+    name: str
+    input: tuple[int, ...]
+    output_size: tuple[int | None, int | None]
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The arguments that follow the tensor."""
+        return {"output_size": self.output_size}

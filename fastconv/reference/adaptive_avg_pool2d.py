@@ -14,20 +14,17 @@ Arguments are taken to be legal: whoever calls has checked them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from fastconv.reference._average import Spans, averages, averages_numba, shares, shares_numba
+from fastconv.reference._pool import AdaptivePool2dCase, adaptive_spans
 from fastconv.reference._window import Array
 
 
 def _windows(input_size: Sequence[int], output_size: Sequence[int]) -> tuple[Spans, Spans]:
     each = []
     for inputs, outputs in zip(input_size[-2:], output_size[-2:], strict=True):
-        windows, count = np.arange(outputs), max(outputs, 1)
-        begin, end = windows * inputs // count, -(-(windows + 1) * inputs // count)
+        begin, end = adaptive_spans(inputs, outputs)
         each.append(Spans(begin, end, end - begin))
     rows, columns = each
     return rows, columns
@@ -44,6 +41,7 @@ def adaptive_avg_pool2d(input: Array, output_size: Sequence[int]) -> Array:
         [N, C, P, Q] or [C, P, Q].
 
     Example:
+        >>> import numpy as np
         >>> adaptive_avg_pool2d(np.arange(9.0).reshape(1, 3, 3), (1, 2)).tolist()
         [[[3.5, 4.5]]]
     """
@@ -77,29 +75,15 @@ def adaptive_avg_pool2d_backward_numba(
     return shares_numba(grad_output, input_size, *_windows(input_size, grad_output.shape))
 
 
-@dataclass(frozen=True)
-class AdaptiveAvgPool2dCase:
-    """One problem; its name is the reason it exists."""
-
-    name: str
-    input: tuple[int, ...]
-    output_size: tuple[int | None, int | None]
-
-    @property
-    def kwargs(self) -> dict[str, Any]:
-        """The arguments that follow the tensor."""
-        return {"output_size": self.output_size}
-
-
-CASES: tuple[AdaptiveAvgPool2dCase, ...] = (
-    AdaptiveAvgPool2dCase("global mean", (2, 20, 7, 9), (1, 1)),
-    AdaptiveAvgPool2dCase("global mean of planes past one register", (3, 133, 5, 29), (1, 1)),
-    AdaptiveAvgPool2dCase("equal windows", (1, 5, 12, 36), (3, 6)),
-    AdaptiveAvgPool2dCase("windows that share rows and columns", (2, 4, 13, 13), (6, 5)),
-    AdaptiveAvgPool2dCase("wide, windows of different sizes", (1, 2, 5, 75), (2, 31)),
-    AdaptiveAvgPool2dCase("more windows than elements", (1, 3, 5, 4), (7, 12)),
-    AdaptiveAvgPool2dCase("one axis stays as it is", (1, 18, 9, 8), (None, 3)),
-    AdaptiveAvgPool2dCase("unbatched", (3, 8, 9), (2, 2)),
-    AdaptiveAvgPool2dCase("no windows", (1, 3, 5, 4), (0, 3)),
-    AdaptiveAvgPool2dCase("empty batch", (0, 3, 6, 6), (2, 3)),
+CASES: tuple[AdaptivePool2dCase, ...] = (
+    AdaptivePool2dCase("global mean", (2, 20, 7, 9), (1, 1)),
+    AdaptivePool2dCase("global mean of planes past one register", (3, 133, 5, 29), (1, 1)),
+    AdaptivePool2dCase("equal windows", (1, 5, 12, 36), (3, 6)),
+    AdaptivePool2dCase("windows that share rows and columns", (2, 4, 13, 13), (6, 5)),
+    AdaptivePool2dCase("wide, windows of different sizes", (1, 2, 5, 75), (2, 31)),
+    AdaptivePool2dCase("more windows than elements", (1, 3, 5, 4), (7, 12)),
+    AdaptivePool2dCase("one axis stays as it is", (1, 18, 9, 8), (None, 3)),
+    AdaptivePool2dCase("unbatched", (3, 8, 9), (2, 2)),
+    AdaptivePool2dCase("no windows", (1, 3, 5, 4), (0, 3)),
+    AdaptivePool2dCase("empty batch", (0, 3, 6, 6), (2, 3)),
 )  # fmt: skip

@@ -16,19 +16,12 @@ Arguments are taken to be legal: whoever calls has checked them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from fastconv.reference._numba import parallel, prange
+from fastconv.reference._pool import AdaptivePool2dCase, adaptive_spans
 from fastconv.reference._window import Array, batched, widened
-
-
-def _spans(inputs: int, outputs: int) -> tuple[Array, Array]:
-    """Where the windows along an axis begin and end."""
-    windows, count = np.arange(outputs), max(outputs, 1)
-    return windows * inputs // count, -(-(windows + 1) * inputs // count)
 
 
 def adaptive_max_pool2d_with_indices(
@@ -50,7 +43,9 @@ def adaptive_max_pool2d_with_indices(
         ([[[7.0, 8.0]]], [[[7, 8]]])
     """
     height, width = input.shape[-2:]
-    rows, columns = (_spans(*each) for each in zip((height, width), output_size, strict=True))
+    rows, columns = (
+        adaptive_spans(*each) for each in zip((height, width), output_size, strict=True)
+    )
     shape = (*input.shape[:-2], *output_size)
     output, indices = np.empty(shape, input.dtype), np.empty(shape, np.int64)
     for p, q in np.ndindex(*output_size):
@@ -80,7 +75,7 @@ def adaptive_max_pool2d_with_indices_numba(
     image = widened(batched(input))
     shape = (*image.shape[:2], *output_size)
     output, indices = np.empty(shape, image.dtype), np.empty(shape, np.int64)
-    spans = (_spans(*each) for each in zip(image.shape[2:], output_size, strict=True))
+    spans = (adaptive_spans(*each) for each in zip(image.shape[2:], output_size, strict=True))
     _forward(image, output, indices, *spans)
     result = output.astype(input.dtype, copy=False)
     return (result[0], indices[0]) if input.ndim == 3 else (result, indices)
@@ -110,30 +105,16 @@ def _forward(image, output, indices, rows, columns):  # type: ignore[no-untyped-
                 indices[n, c, p, q] = best_h * W + best_w
 
 
-@dataclass(frozen=True)
-class AdaptiveMaxPool2dCase:
-    """One problem; its name is the reason it exists."""
-
-    name: str
-    input: tuple[int, ...]
-    output_size: tuple[int | None, int | None]
-
-    @property
-    def kwargs(self) -> dict[str, Any]:
-        """The arguments that follow the tensor."""
-        return {"output_size": self.output_size}
-
-
-CASES: tuple[AdaptiveMaxPool2dCase, ...] = (
-    AdaptiveMaxPool2dCase("global maximum", (2, 20, 7, 9), (1, 1)),
-    AdaptiveMaxPool2dCase("global maximum of planes past four registers", (3, 5, 29, 33), (1, 1)),
-    AdaptiveMaxPool2dCase("equal windows", (1, 5, 12, 36), (3, 6)),
-    AdaptiveMaxPool2dCase("windows that share rows and columns", (2, 20, 13, 13), (6, 5)),
-    AdaptiveMaxPool2dCase("large windows of different sizes", (1, 3, 25, 23), (2, 3)),
-    AdaptiveMaxPool2dCase("wide, windows of different sizes", (1, 2, 5, 75), (2, 31)),
-    AdaptiveMaxPool2dCase("more windows than elements", (1, 3, 5, 4), (7, 12)),
-    AdaptiveMaxPool2dCase("one axis stays as it is", (1, 18, 9, 8), (None, 3)),
-    AdaptiveMaxPool2dCase("unbatched", (3, 8, 9), (2, 2)),
-    AdaptiveMaxPool2dCase("no windows", (1, 3, 5, 4), (0, 3)),
-    AdaptiveMaxPool2dCase("empty batch", (0, 3, 6, 6), (2, 3)),
+CASES: tuple[AdaptivePool2dCase, ...] = (
+    AdaptivePool2dCase("global maximum", (2, 20, 7, 9), (1, 1)),
+    AdaptivePool2dCase("global maximum of planes past four registers", (3, 5, 29, 33), (1, 1)),
+    AdaptivePool2dCase("equal windows", (1, 5, 12, 36), (3, 6)),
+    AdaptivePool2dCase("windows that share rows and columns", (2, 20, 13, 13), (6, 5)),
+    AdaptivePool2dCase("large windows of different sizes", (1, 3, 25, 23), (2, 3)),
+    AdaptivePool2dCase("wide, windows of different sizes", (1, 2, 5, 75), (2, 31)),
+    AdaptivePool2dCase("more windows than elements", (1, 3, 5, 4), (7, 12)),
+    AdaptivePool2dCase("one axis stays as it is", (1, 18, 9, 8), (None, 3)),
+    AdaptivePool2dCase("unbatched", (3, 8, 9), (2, 2)),
+    AdaptivePool2dCase("no windows", (1, 3, 5, 4), (0, 3)),
+    AdaptivePool2dCase("empty batch", (0, 3, 6, 6), (2, 3)),
 )  # fmt: skip

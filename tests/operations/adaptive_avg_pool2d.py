@@ -41,7 +41,7 @@ class AdaptiveAvgPool2d(Averages):
     def huge_case(self):
         """Every window is one pixel, but for the last, which has the last element."""
         rows = 2**15 + 1
-        return reference.AdaptiveAvgPool2dCase("huge", (1, 2**15, rows, 2), (rows, 2))
+        return reference.AdaptivePool2dCase("huge", (1, 2**15, rows, 2), (rows, 2))
 
     def right_call(self):
         return {"input": torch.randn(2, 4, 8, 9), "output_size": 3}

@@ -98,7 +98,7 @@ class AdaptiveMaxPool2d(Operation):
     def huge_case(self):
         """Every window is one pixel, but for the last, which has the last element."""
         rows = 2**15 + 1
-        return reference.AdaptiveMaxPool2dCase("huge", (1, 2**15, rows, 2), (rows, 2))
+        return reference.AdaptivePool2dCase("huge", (1, 2**15, rows, 2), (rows, 2))
 
     def wrong_calls(self):
         return [
